@@ -1,0 +1,107 @@
+"""Everything that a person runs to check headrace: `nox -l` lists it, `nox -s tests` runs a part of it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.reuse_venv = "yes"
+nox.options.error_on_missing_interpreters = False
+nox.options.sessions = ["lint", "typing", "tests", "docs"]
+
+ROOT = Path(__file__).parent
+PROJECT = nox.project.load_toml("pyproject.toml")
+PYTHONS = nox.project.python_versions(PROJECT)
+
+EXTRAS = {
+    "none": "testing",
+    "all": "all,testing",
+}
+"""Sets of extras; with "none" the core must stand alone, and whatever needs a client library skips."""
+
+
+def group(name: str) -> list[str]:
+    """The tools of a dependency group."""
+    return nox.project.dependency_groups(PROJECT, name)
+
+
+def wheel(session: nox.Session) -> str:
+    """Build the wheel and return its path: what the tests install is what users install."""
+    out = Path(session.create_tmp()).resolve() / "dist"
+    shutil.rmtree(out, ignore_errors=True)
+    session.install(*group("build"))
+    session.run("python", "-m", "build", "--wheel", "--outdir", str(out), str(ROOT), silent=True)
+    (built,) = out.glob("*.whl")
+    return str(built)
+
+
+def install(session: nox.Session, extras: str) -> None:
+    """Install the built wheel with these extras, afresh: a version number does not change with every commit."""
+    built = wheel(session)
+    session.install("--force-reinstall", "--no-deps", built)
+    session.install(f"headrace[{extras}] @ {Path(built).as_uri()}")
+
+
+@nox.session(tags=["check"])
+def lint(session: nox.Session) -> None:
+    """Style, layers, spelling."""
+    session.install(*group("lint"), ".")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("lint-imports", env={"PYTHONPATH": "src"})
+    session.run("codespell")
+
+
+@nox.session(tags=["check"])
+def typing(session: nox.Session) -> None:
+    """Types, strictly, with every client library there."""
+    session.install(*group("typing"), ".[all,testing]")
+    session.run("mypy", *session.posargs)
+
+
+@nox.session(python=PYTHONS)
+@nox.parametrize("extras", list(EXTRAS), ids=list(EXTRAS))
+def tests(session: nox.Session, extras: str) -> None:
+    """All tests that need no server, on the built wheel, over sets of extras."""
+    install(session, EXTRAS[extras])
+    session.run("python", "-m", "pytest", "-m", "not services", *session.posargs)
+
+
+@nox.session
+def services(session: nox.Session) -> None:
+    """The tests that need real servers: Kafka, S3."""
+    install(session, EXTRAS["all"])
+    session.run("python", "-m", "pytest", "-m", "services", *session.posargs)
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """The demo, on the built wheel."""
+    install(session, "all")
+    session.run("headrace", "demo", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The pages; a broken link fails."""
+    session.install(*group("docs"))
+    command = "serve" if "serve" in session.posargs else "build"
+    session.run("mkdocs", command, "--strict", "-f", "docs/mkdocs.yml")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure; a table, and JSON that is kept in .bench."""
+    install(session, EXTRAS["all"])
+    session.run("python", "tests/benchmarks/run.py", *session.posargs)
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build sdist and wheel into dist/."""
+    session.install(*group("build"))
+    session.run("python", "-m", "build", "--outdir", "dist", ".")

@@ -1,0 +1,219 @@
+"""
+Carries a stream to the lake and on to the warehouse, every record exactly once.
+
+What programs use stands here; nothing is imported until it is asked for. Contracts are written with `headrace.contract`,
+logging is set up by `headrace.logs`, and whoever writes a plugin tests it with `headrace.testing`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from headrace.chain import Chain
+    from headrace.errors import (
+        CommitUnknownError,
+        ConfigError,
+        CorruptSegmentError,
+        DataError,
+        GapError,
+        HeadraceError,
+        IdentityError,
+        MissingExtraError,
+        PluginError,
+        PluginNotFoundError,
+        PositionConflictError,
+        SinkUnavailableError,
+        SourceUnavailableError,
+        TransientError,
+    )
+    from headrace.flush import FlushPolicy, Progress
+    from headrace.hookspecs import Component, hookimpl
+    from headrace.load import Load, LoadProgress
+    from headrace.loader import Census, Line, LoadableSegment, Loader, LoadResult, Selection
+    from headrace.pipeline import Pipeline
+    from headrace.records import (
+        Batch,
+        BelowLog,
+        Event,
+        Extent,
+        Failed,
+        Headers,
+        Hint,
+        Identity,
+        Partition,
+        Position,
+        Reached,
+        Record,
+        Start,
+        TimestampType,
+    )
+    from headrace.registry import Plugin, Registry
+    from headrace.segment import Segment, Trailer
+    from headrace.sink import Draft, Guarantee, Sink
+    from headrace.source import Holes, Owner, Source
+    from headrace.store import Page, Store, StoredObject
+    from headrace.uri import URI
+
+    __version__: str
+
+__all__ = [
+    "URI",
+    "Batch",
+    "BelowLog",
+    "Census",
+    "Chain",
+    "CommitUnknownError",
+    "Component",
+    "ConfigError",
+    "CorruptSegmentError",
+    "DataError",
+    "Draft",
+    "Event",
+    "Extent",
+    "Failed",
+    "FlushPolicy",
+    "GapError",
+    "Guarantee",
+    "Headers",
+    "HeadraceError",
+    "Hint",
+    "Holes",
+    "Identity",
+    "IdentityError",
+    "Line",
+    "Load",
+    "LoadProgress",
+    "LoadResult",
+    "LoadableSegment",
+    "Loader",
+    "MissingExtraError",
+    "Owner",
+    "Page",
+    "Partition",
+    "Pipeline",
+    "Plugin",
+    "PluginError",
+    "PluginNotFoundError",
+    "Position",
+    "PositionConflictError",
+    "Progress",
+    "Reached",
+    "Record",
+    "Registry",
+    "Segment",
+    "Selection",
+    "Sink",
+    "SinkUnavailableError",
+    "Source",
+    "SourceUnavailableError",
+    "Start",
+    "Store",
+    "StoredObject",
+    "TimestampType",
+    "Trailer",
+    "TransientError",
+    "__version__",
+    "hookimpl",
+]
+
+_HOMES = {
+    "headrace.chain": ("Chain",),
+    "headrace.errors": (
+        "CommitUnknownError",
+        "ConfigError",
+        "CorruptSegmentError",
+        "DataError",
+        "GapError",
+        "HeadraceError",
+        "IdentityError",
+        "MissingExtraError",
+        "PluginError",
+        "PluginNotFoundError",
+        "PositionConflictError",
+        "SinkUnavailableError",
+        "SourceUnavailableError",
+        "TransientError",
+    ),
+    "headrace.flush": (
+        "FlushPolicy",
+        "Progress",
+    ),
+    "headrace.hookspecs": (
+        "Component",
+        "hookimpl",
+    ),
+    "headrace.load": (
+        "Load",
+        "LoadProgress",
+    ),
+    "headrace.loader": (
+        "Census",
+        "Line",
+        "LoadableSegment",
+        "Loader",
+        "LoadResult",
+        "Selection",
+    ),
+    "headrace.pipeline": ("Pipeline",),
+    "headrace.records": (
+        "Batch",
+        "BelowLog",
+        "Event",
+        "Extent",
+        "Failed",
+        "Headers",
+        "Hint",
+        "Identity",
+        "Partition",
+        "Position",
+        "Reached",
+        "Record",
+        "Start",
+        "TimestampType",
+    ),
+    "headrace.registry": (
+        "Plugin",
+        "Registry",
+    ),
+    "headrace.segment": (
+        "Segment",
+        "Trailer",
+    ),
+    "headrace.sink": (
+        "Draft",
+        "Guarantee",
+        "Sink",
+    ),
+    "headrace.source": (
+        "Holes",
+        "Owner",
+        "Source",
+    ),
+    "headrace.store": (
+        "Page",
+        "Store",
+        "StoredObject",
+    ),
+    "headrace.uri": ("URI",),
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name at its first use (PEP 562), so that `import headrace` costs next to nothing."""
+    if name == "__version__":
+        from importlib.metadata import version  # noqa: PLC0415 - reads the installed metadata, which few programs need
+
+        found: object = version("headrace")
+    else:
+        home = next((home for home, names in _HOMES.items() if name in names), None)
+        if home is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        found = getattr(import_module(home), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

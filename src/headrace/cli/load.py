@@ -1,0 +1,149 @@
+"""``headrace load``: from a lake to a warehouse."""
+
+# ruff: noqa: FBT002 - the parser of options calls these, by name
+
+from __future__ import annotations
+
+import sys
+from signal import Signals
+from typing import Annotated
+
+import attrs
+import typer
+
+from headrace.chain import Chain
+from headrace.cli.exits import code_of_stop
+from headrace.cli.lake import open_chain
+from headrace.cli.options import (
+    AsJson,
+    Epoch,
+    Lake,
+    LogFormat,
+    LogLevel,
+    RetryFor,
+    StreamName,
+    begin,
+    size,
+    some_seconds,
+)
+from headrace.cli.output import Output
+from headrace.cli.progress import LoadStatus
+from headrace.cli.signals import stopping
+from headrace.errors import HeadraceError
+from headrace.load import Load
+from headrace.loader import Line, Loader
+from headrace.logs import redacted
+from headrace.records import Partition
+from headrace.registry import Registry
+from headrace.uri import URI
+
+
+def load(
+    context: typer.Context,
+    lake: Lake,
+    warehouse: Annotated[
+        str, typer.Argument(metavar="WAREHOUSE", help="The target, a URI with its table.", show_default=False)
+    ],
+    contract: Annotated[
+        str,
+        typer.Option(
+            metavar="MODULE:CLASS",
+            show_default=False,
+            help="What a row is: a class of a module, or of a file as in trades.py:Trade.",
+        ),
+    ],
+    stream: StreamName = "",
+    epoch: Epoch = "",
+    follow: Annotated[bool, typer.Option("--follow", help="Go on looking for new segments until stopped.")] = False,
+    every: Annotated[
+        float,
+        typer.Option(parser=some_seconds, metavar="TIME", show_default="5s", help="How often to look, with --follow."),
+    ] = 5.0,
+    group: Annotated[
+        int,
+        typer.Option(
+            parser=size,
+            metavar="SIZE",
+            show_default="16MiB",
+            help="Load segments together up to this size, compressed.",
+        ),
+    ] = 16 << 20,
+    retry_for: RetryFor = 600.0,
+    json: AsJson = False,
+    log_level: LogLevel = "",
+    log_format: LogFormat = "",
+) -> int:
+    """
+    Load what WAREHOUSE lacks of LAKE. Killed at any moment, it is simply run again.
+
+    Rows, quarantine and ledger are written in one transaction. A record that breaks the contract goes to quarantine, with
+    the reason; it stops nothing.
+
+    For example:
+
+    headrace load file:///lake 'duckdb:///silver.duckdb?table=trades' --contract trades.py:Trade
+
+    headrace load file:///lake 'duckdb:///silver.duckdb?table=trades' --contract shop.contracts:Trade --follow --every 10s
+    """
+    from headrace.contract import load_contract  # noqa: PLC0415 - its imports are not needed by other commands
+
+    output, registry = begin(context, log_level, log_format, as_json=json), Registry.discover()
+    sys.path.append("")  # a module of the current folder, after all that is installed
+    uri = URI.parse(warehouse)
+    loader = registry.loader(uri, load_contract(contract))
+    chain = open_chain(registry, lake, stream, epoch, wait_s=every if follow else None)
+    output.keep({"lake": chain.store.place, "stream": chain.dataset.stream, "warehouse": redacted(str(uri))})
+    run = Load(
+        chain=chain,
+        loader=loader,
+        follow=follow,
+        look_every_s=every,
+        group_bytes=group,
+        retry_for_s=retry_for,
+    )
+    try:
+        with LoadStatus(segments=_to_do(chain, loader, follow=follow)) as progress, stopping(run.stop) as stop:
+            run.observe = progress
+            run.run()
+    except HeadraceError:
+        _report(output, run, quiet=run.progress.transactions == 0)
+        raise
+    output.keep({"stopped_by": None if stop.signal is None else Signals(stop.signal).name})
+    _report(output, run)
+    output.document({})
+    return code_of_stop(stop.signal, endless=follow)
+
+
+def _to_do(chain: Chain, loader: Loader, *, follow: bool) -> int | None:
+    """Count the segments that a bounded run will load, where somebody looks at a bar; None where that cannot be said."""
+    if follow or not sys.stderr.isatty():
+        return None
+    partitions = [Partition(chain.dataset.stream, number) for number in chain.partitions()]
+    lines = [Line(chain.dataset.id, partition, loader.target) for partition in partitions]
+    try:
+        positions = loader.positions(lines)
+        return sum(1 for line in lines for _ in chain.objects(line.partition.number, positions[line] or 0))
+    except HeadraceError:
+        return None  # the run meets it too, and tells it
+
+
+def _report(output: Output, run: Load, *, quiet: bool = False) -> None:
+    """Say what was done, also before an error that ended it."""
+    done = run.progress.result
+    output.keep(
+        {
+            "target": run.loader.target,
+            **attrs.asdict(done),
+            "transactions": run.progress.transactions,
+            "elapsed_s": run.progress.elapsed_s,
+        }
+    )
+    if quiet:
+        return
+    if not done.segments:
+        output.line(f"{run.loader.target} lacks nothing: no segment was loaded")
+        return
+    output.line(
+        f"{done.records:,} records of {done.segments:,} segments into {run.loader.target}: {done.inserted:,} rows,"
+        f" {done.rejected:,} quarantined, {done.superseded:,} superseded"
+    )

@@ -1,0 +1,184 @@
+"""How far a run is, on standard error: one line that is drawn anew on a terminal, a log line now and then elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import Self, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn
+from rich.progress import Progress as Bars
+
+from headrace.flush import Progress
+from headrace.load import LoadProgress
+from headrace.logs import event as log_event
+from headrace.units import format_bytes
+
+T = TypeVar("T")
+
+_log = logging.getLogger("headrace.progress")
+_EVERY_S = 10.0
+_WINDOW_S = 5.0
+
+
+class Rate:
+    """Growth a second of some sums, over the last seconds: what it is now, not what it was on average."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, tuple[float, ...]]] = deque()
+
+    def __call__(self, now_s: float, *sums: float) -> list[float]:
+        """Take the sums at *now_s*; return each one's growth a second."""
+        self._seen.append((now_s, sums))
+        while len(self._seen) > 2 and now_s - self._seen[1][0] >= _WINDOW_S:
+            self._seen.popleft()
+        then_s, then = self._seen[0] if len(self._seen) > 1 else (0.0, (0.0,) * len(sums))
+        return [(a - b) / max(now_s - then_s, 1e-9) for a, b in zip(sums, then, strict=True)]
+
+
+class Status:
+    """One line on a terminal: what is done of what, then as many facts as there is room for, the first ones first."""
+
+    def __init__(self, what: str, *, bounded: bool) -> None:
+        self._console = Console(stderr=True)
+        columns = [BarColumn(bar_width=None)] if bounded else [SpinnerColumn()]
+        self._room = self._console.width - len(what) - (14 if bounded else 4)
+        self._bars: Bars | None = None
+        self._task = TaskID(0)
+        if sys.stderr.isatty():
+            text = TextColumn("{task.fields[text]}")
+            self._bars = Bars(TextColumn(what), *columns, text, console=self._console, transient=True, expand=bounded)
+            self._task = self._bars.add_task(what, total=None, text="")
+
+    @property
+    def drawn(self) -> bool:
+        """Whether there is a terminal to draw on."""
+        return self._bars is not None
+
+    def __enter__(self) -> Self:
+        if self._bars is not None:
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def show(self, done: int, total: int | None, facts: Sequence[str]) -> None:
+        """Draw it."""
+        if self._bars is not None:
+            self._bars.update(self._task, completed=done, total=total, text=fitting(facts, self._room))
+
+
+def fitting(facts: Sequence[str], room: int) -> str:
+    """Join as many facts, from the first on, as have room."""
+    line = facts[0]
+    for fact in facts[1:]:
+        if len(line) + 2 + len(fact) > room:
+            break
+        line = f"{line}  {fact}"
+    return line
+
+
+class StreamProgress(Status):
+    """Shows the numbers of a `Pipeline`; its `observe`."""
+
+    def __init__(self, *, bounded: bool) -> None:
+        super().__init__("streaming", bounded=bounded)
+        self._rate = Rate()
+        self._logged_s = time.monotonic()
+
+    def __call__(self, now: Progress) -> None:
+        """Show them."""
+        records_s, bytes_s = self._rate(now.elapsed_s, now.records, now.nbytes)
+        if self.drawn:
+            rates = [f"{records_s:,.0f}/s", f"{format_bytes(bytes_s)}/s"]
+            stored = [
+                f"{now.segments:,} stored",
+                f"oldest {now.oldest_s:.0f} s",
+                f"{format_bytes(now.held_bytes)} held",
+            ]
+            if now.offsets_total is None:
+                self.show(now.records, None, [f"{now.records:,} records", *rates, *stored])
+            else:
+                lag = now.offsets_total - now.offsets_done
+                facts = [f"{now.offsets_done:,}/{now.offsets_total:,}", *rates, f"lag {lag:,}", *stored[:1]]
+                self.show(now.offsets_done, now.offsets_total, facts)
+        elif time.monotonic() - self._logged_s >= _EVERY_S:
+            self._logged_s = time.monotonic()
+            log_event(
+                _log,
+                logging.INFO,
+                "streaming",
+                records=now.records,
+                stored_records=now.stored_records,
+                segments=now.segments,
+                records_per_s=round(records_s),
+                bytes_per_s=round(bytes_s),
+                offsets_done=now.offsets_done,
+                offsets_total=now.offsets_total,
+                held_bytes=now.held_bytes,
+                oldest_s=round(now.oldest_s, 1),
+            )
+
+
+class LoadStatus(Status):
+    """Shows the numbers of a `Load`; its `observe`."""
+
+    def __init__(self, *, segments: int | None) -> None:
+        super().__init__("loading", bounded=segments is not None)
+        self._total = segments
+        self._rate = Rate()
+        self._logged_s = time.monotonic()
+
+    def __call__(self, now: LoadProgress) -> None:
+        """Show them."""
+        result = now.result
+        (records_s,) = self._rate(now.elapsed_s, result.records)
+        if self.drawn:
+            facts = [f"{result.records:,} records", f"{records_s:,.0f}/s", f"{result.rejected:,} quarantined"]
+            if self._total is not None:
+                facts.insert(0, f"{result.segments:,}/{max(self._total, result.segments):,} segments")
+            self.show(result.segments, self._total, facts)
+        elif time.monotonic() - self._logged_s >= _EVERY_S:
+            self._logged_s = time.monotonic()
+            log_event(
+                _log,
+                logging.INFO,
+                "loading",
+                records=result.records,
+                segments=result.segments,
+                inserted=result.inserted,
+                rejected=result.rejected,
+                transactions=now.transactions,
+                records_per_s=round(records_s),
+            )
+
+
+class Looking:
+    """Counts on a terminal what is looked at, where that takes a while."""
+
+    def __init__(self, what: str) -> None:
+        self._status = Status(f"reading {what}", bounded=False)
+
+    def __enter__(self) -> Self:
+        self._status.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._status.__exit__(kind, error, trace)
+
+    def each(self, things: Iterable[T]) -> Iterator[T]:
+        """Yield them, counted."""
+        for i, thing in enumerate(things, start=1):
+            self._status.show(i, None, [f"{i:,} segments"])
+            yield thing

@@ -1,0 +1,1 @@
+"""The demonstration: real market data from a Kafka broker to a table, with a crash on the way."""

@@ -1,0 +1,272 @@
+"""Loads what the ledger lacks: from the chains of a dataset into one target."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import attrs
+
+from headrace.chain import Chain, streams
+from headrace.dataset import Dataset, read_dataset
+from headrace.errors import (
+    ConfigError,
+    CorruptSegmentError,
+    GapError,
+    HeadraceError,
+    PositionConflictError,
+    TransientError,
+)
+from headrace.layout import Layout
+from headrace.loader import Line, LoadableSegment, Loader, LoadResult
+from headrace.logs import event as log_event
+from headrace.records import Partition
+from headrace.retry import Retry
+from headrace.segment import Segment
+
+_log = logging.getLogger("headrace.load")
+
+_CONFLICTS = 10
+"""
+So often a load is refused though the ledger stands where it stood, before it believes that ledger and chain do not fit.
+
+Where the ledger moves, other loaders are at work, and this one may be refused as often as they like.
+"""
+
+
+@attrs.frozen
+class LoadProgress:
+    """
+    How far a load is.
+
+    Attributes:
+        result: Sums over the transactions of this run.
+
+        transactions: How many were committed.
+
+        segments_total: What was found to do; more may come with `follow`.
+
+        elapsed_s: Since the run began.
+    """
+
+    result: LoadResult
+    transactions: int
+    segments_total: int
+    elapsed_s: float
+
+
+@attrs.define(kw_only=True, eq=False)
+class Load:
+    """
+    Brings one target up to date with one dataset. A run that is killed at any moment is simply run again.
+
+    Attributes:
+        chain: The dataset.
+
+        loader: Of the target; closed by `run`.
+
+        group_bytes: Segments are loaded together up to about this size, compressed: many small ones cost one transaction.
+
+        group_segments: And at most so many.
+
+        follow: Go on looking for new segments until `stop`.
+
+        look_every_s: How often, while following.
+
+        retry_for_s: How long a warehouse or a store that does not answer is tried again.
+
+        observe: Called with the numbers after each transaction.
+
+        clock: Monotonic seconds.
+    """
+
+    chain: Chain
+    loader: Loader
+    group_bytes: int = 16 << 20
+    group_segments: int = 500
+    follow: bool = False
+    look_every_s: float = 5.0
+    retry_for_s: float = 600.0
+    observe: Callable[[LoadProgress], None] | None = None
+    clock: Callable[[], float] = time.monotonic
+    progress: LoadProgress = attrs.field(default=LoadProgress(LoadResult(), 0, 0, 0.0), init=False)
+    _retry: Retry = attrs.field(init=False)
+    _positions: Mapping[Line, int | None] = attrs.field(factory=dict, init=False)
+    _damaged: dict[int, int] = attrs.field(factory=dict, init=False)  # partition and start of what cannot be loaded
+
+    def __attrs_post_init__(self) -> None:
+        self._retry = Retry(self.retry_for_s)
+
+    def run(self) -> LoadResult:
+        """
+        Load every segment that the ledger lacks.
+
+        Returns:
+            What was done, summed.
+
+        Raises:
+            DataError: The chain has a gap, an overlap or a segment that is not what it says. What was loaded stays loaded,
+                the other partitions were loaded as far as they go.
+            SinkUnavailableError: The warehouse did not answer for `retry_for_s`.
+        """
+        began_s = self.clock()
+        log_event(_log, logging.INFO, "load begins", dataset=self.chain.dataset.id, target=self.loader.target)
+        conflicts = 0
+        stood_at: Mapping[Line, int | None] = {}
+        try:
+            self._retry(self._refuse_a_second_epoch)
+            while not self._retry.hurry.is_set():
+                try:
+                    self._load_all(began_s)
+                except PositionConflictError as error:
+                    # another loader went on meanwhile: the next walk begins where the ledger is now
+                    log_event(_log, logging.INFO, "another loader was first", error=error)
+                    conflicts = conflicts + 1 if stood_at == self._positions else 1
+                    stood_at = self._positions
+                    if conflicts == _CONFLICTS:
+                        raise
+                    continue
+                conflicts = 0
+                if not self.follow or self._retry.hurry.wait(self.look_every_s):
+                    break
+        finally:
+            self.loader.close()
+        done = self.progress.result
+        if done.records and done.rejected == done.records:
+            log_event(_log, logging.WARNING, "every record broke the contract", records=done.records)
+        log_event(_log, logging.INFO, "load ends", records=done.records, inserted=done.inserted, rejected=done.rejected)
+        return done
+
+    def stop(self) -> None:
+        """End after the transaction under way. May be called from a signal handler or a thread."""
+        self._retry.hurry.set()
+
+    def _load_all(self, began_s: float) -> None:
+        """Load what is lacking; a partition that cannot go on stops alone, and its error is raised at the end."""
+        stopped: dict[int, HeadraceError] = {}
+        self._damaged.clear()
+        for group in self._groups(self._lacking(stopped)):
+            self._load_or_part(self._sound(group), began_s, stopped)
+            if self._retry.hurry.is_set():
+                break
+        if stopped:
+            first, *others = stopped.values()
+            for other in others:
+                first.add_note(f"and: {other}")
+            raise first
+
+    def _lacking(self, stopped: dict[int, HeadraceError]) -> Iterator[Segment]:
+        """Walk each partition's chain from where the ledger ends (B29, S1)."""
+        dataset = self.chain.dataset
+        # those that the pin counts as well: a chain that is gone is not "nothing to do"
+        numbers = sorted({*self._retry(self.chain.partitions), *range(dataset.partitions)})
+        lines = self._lines(dataset, numbers)
+        positions = self._positions = dict(self._retry(lambda: self.loader.positions(lines)))
+        for line in lines:
+            try:
+                yield from self._walk(line.partition.number, positions[line] or 0, stopped)
+            except TransientError:
+                raise
+            except HeadraceError as error:
+                self._stop(line.partition, error, stopped)
+
+    def _walk(self, number: int, position: int, stopped: Mapping[int, HeadraceError]) -> Iterator[Segment]:
+        """Walk one chain; a listing that failed is begun again where it had got to."""
+        walk = self.chain.walk(number, position)
+
+        def following() -> Segment | None:
+            nonlocal walk
+            try:
+                return next(walk, None)
+            except TransientError:  # what raised it walks no further
+                walk = self.chain.walk(number, position)
+                raise
+
+        while number not in stopped and (segment := self._retry(following)) is not None:
+            yield segment
+            position = segment.end
+
+    def _lines(self, dataset: Dataset, numbers: Iterable[int]) -> list[Line]:
+        return [Line(dataset.id, Partition(dataset.stream, n), self.loader.target) for n in numbers]
+
+    def _stop(self, partition: Partition, error: HeadraceError, stopped: dict[int, HeadraceError]) -> None:
+        stopped[partition.number] = error
+        where = {"stream": partition.stream, "partition": partition.number}
+        log_event(_log, logging.ERROR, "partition stopped", **where, error=error)
+
+    def _load_or_part(self, group: list[Segment], began_s: float, stopped: dict[int, HeadraceError]) -> None:
+        """Load a group; where an object in it is damaged, what lies before it and the other partitions (B29)."""
+        while group:
+            try:
+                self._load(group, began_s)
+            except (CorruptSegmentError, GapError) as error:
+                broken = next((s for s in group if _is_of(error, s)), None)
+                if broken is None:
+                    raise
+                self._stop(broken.partition, error, stopped)
+                self._damaged[broken.partition.number] = broken.start
+                group = self._sound(group)
+            else:
+                return
+
+    def _sound(self, group: list[Segment]) -> list[Segment]:
+        """The segments before those that were found damaged."""
+        return [s for s in group if s.start < self._damaged.get(s.partition.number, s.end)]
+
+    def _refuse_a_second_epoch(self) -> None:
+        """A topic that was copied into a second dataset would be twice in one table (B9)."""
+        mine = self.chain.dataset
+        for stream, epoch in streams(self.chain.store):
+            if stream != mine.stream or epoch == mine.epoch:
+                continue
+            other = read_dataset(self.chain.store, Layout(stream, epoch))
+            if other is None or (other.cluster, other.topic) != (mine.cluster, mine.topic):
+                continue
+            if any(self.loader.positions(self._lines(other, range(other.partitions))).values()):
+                raise ConfigError(
+                    f"{self.loader.target} holds records of {_name(other)}, which is of the same topic as {_name(mine)}: both in"
+                    " one table would be every record twice. Load it into a table of its own, then swap"
+                )
+
+    def _groups(self, segments: Iterator[Segment]) -> Iterator[list[Segment]]:
+        group: list[Segment] = []
+        failure: HeadraceError | None = None
+        try:
+            for segment in segments:
+                full = len(group) >= self.group_segments or sum(s.size for s in group) + segment.size > self.group_bytes
+                if group and full:
+                    yield group
+                    group = []
+                group.append(segment)
+        except HeadraceError as error:  # what was found before it is loaded first
+            failure = error
+        if group:
+            yield group
+        if failure is not None:
+            raise failure
+
+    def _load(self, group: list[Segment], began_s: float) -> None:
+        loadable = [
+            LoadableSegment(s, self.chain.dataset.compression, body=lambda s=s: self.chain.read(s))  # type: ignore[misc]
+            for s in group
+        ]
+        result = self._retry(lambda: self.loader.load(loadable))
+        self.progress = LoadProgress(
+            self.progress.result + result,
+            self.progress.transactions + 1,
+            self.progress.segments_total + len(group),
+            self.clock() - began_s,
+        )
+        if self.observe is not None:
+            self.observe(self.progress)
+
+
+def _name(dataset: Dataset) -> str:
+    return f"{dataset.stream!r}, epoch {dataset.epoch!r}" if dataset.epoch else f"{dataset.stream!r}"
+
+
+def _is_of(error: CorruptSegmentError | GapError, segment: Segment) -> bool:
+    if isinstance(error, CorruptSegmentError):
+        return error.key == segment.key
+    return (error.partition, error.start) == (segment.partition, segment.start)

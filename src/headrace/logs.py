@@ -1,0 +1,197 @@
+"""
+The central logger: every process of a deployment logs alike.
+
+The library itself only makes records, with `event`; it adds no handler and sets no level. A process that is ours to
+configure, such as the command line, a service or a task, calls `configure` once: text for people on a terminal, JSON lines
+for machines, with the same fields in both, from headrace's loggers and from everybody else's:
+
+========= ==========================================================================================
+ts        When, ISO-8601 in UTC with milliseconds: ``2026-01-31T12:00:00.000Z``
+level     debug, info, warning, error, critical
+logger    Whose line it is: ``headrace.pipeline``
+event     What happened: ``segment stored``
+run       Which process of the deployment
+stream, partition, start, end, records, error, …  What it is about, as given to `event`
+exc       The traceback, where there is one
+========= ==========================================================================================
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import secrets
+import sys
+import traceback
+from collections.abc import MutableMapping
+from datetime import UTC, datetime
+from typing import IO, Any, Literal
+
+from headrace.uri import is_secret
+
+Format = Literal["auto", "text", "json"]
+
+_HANDLER = "headrace"
+
+# a password may hold "/" and "@" that nobody encoded: all up to the last "@" goes, unless a port stands there; and the
+# slashes may have been forgotten
+_URI_PASSWORD = re.compile(r"(//[^/\s:@]*|\b\w+:[^/\s:@]+):(?!\d+(?:[/?,\s]|$))\S+@")
+_NAME = re.compile(r"""([\w.-]+)["']?\s*[=:]\s*""")
+_VALUE = re.compile(r"""(?:(?:Bearer|Basic)\s+)?("[^"]*"|'[^']*'|[^\s&,;"'}\])]+)""", re.IGNORECASE)
+
+
+def event(log: logging.Logger, level: int, what: str, /, **fields: object) -> None:
+    """
+    Log an event with its fields: ``segment stored stream=ticks partition=3 start=42 end=57``.
+
+    The fields are also on the record, as ``record.fields``, for handlers that write them apart.
+    """
+    if log.isEnabledFor(level):
+        text = " ".join(["%s", *(f"{name}=%s" for name in fields)])
+        log.log(level, text, what, *fields.values(), extra={"fields": fields, "what": what}, stacklevel=2)
+
+
+def configure(
+    *,
+    format: Format = "auto",  # noqa: A002 - the word that people look for
+    level: str = "info",
+    run: str | None = None,
+    stream: IO[str] | None = None,
+) -> str:
+    """
+    Configure logging for this process: the only place that does. Calling it again replaces what it did before.
+
+    Python's warnings come as log lines too. Handlers that others have added stay as they are.
+
+    Args:
+        format: "auto" is text on a terminal, JSON lines elsewhere.
+
+        level: Of all loggers: "debug", "info", "warning" or "error".
+
+        run: Stands on every line; the variable HEADRACE_RUN, or a random one, unless given.
+
+        stream: Where lines go; standard error, whatever it is at that moment, unless given.
+
+    Returns:
+        The run's id.
+
+    Raises:
+        ConfigError: No such format or level.
+        MissingExtraError: structlog is not installed.
+    """
+    from headrace.errors import ConfigError  # noqa: PLC0415 - logs stay below everything else
+
+    if level.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"):
+        raise ConfigError(f"found log level {level!r}, expected debug, info, warning or error")
+    if format not in ("auto", "text", "json"):
+        raise ConfigError(f"found log format {format!r}, expected auto, text or json")
+    run = run or os.environ.get("HEADRACE_RUN") or secrets.token_hex(4)
+    drawn = (sys.stderr if stream is None else stream).isatty()
+    handler = _StandardError() if stream is None else logging.StreamHandler(stream)
+    handler.setFormatter(_formatter(run, as_text=format == "text" or (format == "auto" and drawn), drawn=drawn))
+    handler.set_name(_HANDLER)
+    root = logging.getLogger()
+    for old in [h for h in root.handlers if h.get_name() == _HANDLER]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(level.upper())
+    logging.captureWarnings(True)
+    return run
+
+
+def redacted(text: str) -> str:
+    """Take the passwords of URIs and the values of secret settings out of a text."""
+    text = _URI_PASSWORD.sub(r"\1:***@", text)
+    kept, done = [], 0
+    for name in _NAME.finditer(text):
+        value = _VALUE.match(text, name.end()) if name.end() >= done and is_secret(name[1]) else None
+        if value is not None:
+            kept += [text[done : name.end()], "***"]
+            done = value.end()
+    return "".join([*kept, text[done:]])
+
+
+class _StandardError(logging.StreamHandler[Any]):
+    """Writes to whatever standard error is now: a progress bar that is drawn there puts itself in its place."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> Any:
+        return sys.stderr
+
+
+def _formatter(run: str, *, as_text: bool, drawn: bool) -> logging.Formatter:
+    from headrace.errors import MissingExtraError  # noqa: PLC0415 - as above
+
+    try:
+        import structlog  # noqa: PLC0415 - only who configures needs it
+    except ImportError as exc:
+        raise MissingExtraError("configuring logs needs structlog: pip install 'headrace[cli]'") from exc
+    renderer: Any = structlog.processors.JSONRenderer(default=str, ensure_ascii=False)
+    if as_text:
+        renderer = _text_renderer(structlog, colors=drawn and not os.environ.get("NO_COLOR"))
+    line = _Line(run, exc="exception" if as_text else "exc", short=as_text and drawn)
+    remove = structlog.stdlib.ProcessorFormatter.remove_processors_meta
+    # a processor would format the message anew: one that cannot be formatted must not end the program
+    return structlog.stdlib.ProcessorFormatter(foreign_pre_chain=[line], processors=[remove, renderer])
+
+
+def _text_renderer(structlog: Any, *, colors: bool) -> Any:
+    dim, bold, red, yellow, reset = ("\x1b[2m", "\x1b[1m", "\x1b[31m", "\x1b[33m", "\x1b[0m") if colors else ("",) * 5
+    column, pair = structlog.dev.Column, structlog.dev.KeyValueColumnFormatter
+    levels = {"debug": dim, "info": "", "warning": yellow, "error": red, "critical": red}
+    return structlog.dev.ConsoleRenderer(
+        columns=[
+            column("", pair(key_style=dim, value_style="", reset_style=reset, value_repr=_word)),
+            column("ts", pair(key_style=None, value_style=dim, reset_style=reset, value_repr=str)),
+            column("level", structlog.dev.LogLevelColumnFormatter(level_styles=levels, reset_style=reset)),
+            column("event", pair(key_style=None, value_style=bold, reset_style=reset, value_repr=str)),
+        ],
+        sort_keys=False,
+        exception_formatter=structlog.dev.plain_traceback,  # others show local variables, secrets among them
+    )
+
+
+class _Line:
+    """Makes a line's fields out of a record, whoever logged it, and takes secrets out of it."""
+
+    def __init__(self, run: str, *, exc: str, short: bool) -> None:
+        self._run = run
+        self._exc = exc
+        self._short = short
+
+    def __call__(self, _log: object, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        record: logging.LogRecord = line["_record"]
+        told: dict[str, Any] = {
+            "ts": self._when(record.created),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "event": redacted(getattr(record, "what", None) or str(line["event"])).strip(),
+            "run": self._run,
+        }
+        for name, value in getattr(record, "fields", {}).items():
+            told[f"{name}_" if name in told else name] = "***" if is_secret(name) else _plain(value)
+        if self._short:
+            del told["logger"]
+            told["run"] = told.pop("run")  # last: it is the same on every line
+        if record.exc_info and record.exc_info[1] is not None:
+            told[self._exc] = redacted("".join(traceback.format_exception(record.exc_info[1])).rstrip())
+        return told | {name: value for name, value in line.items() if name.startswith("_")}
+
+    def _when(self, seconds: float) -> str:
+        when = datetime.fromtimestamp(seconds, UTC)
+        if self._short:
+            return when.astimezone().strftime("%H:%M:%S")
+        return when.strftime("%Y-%m-%dT%H:%M:%S.") + f"{when.microsecond // 1000:03}Z"
+
+
+def _word(value: object) -> str:
+    text = str(value)
+    return repr(text) if not text or any(c.isspace() or not c.isprintable() for c in text) else text
+
+
+def _plain(value: object) -> object:
+    return value if isinstance(value, (int, float, bool, type(None))) else redacted(str(value))

@@ -1,0 +1,361 @@
+"""Loads segments into a DuckDB file: rows, quarantine and ledger in one transaction."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+import duckdb
+
+from headrace.contract import Contract
+from headrace.errors import (
+    CommitUnknownError,
+    ConfigError,
+    CorruptSegmentError,
+    PositionConflictError,
+    SinkUnavailableError,
+)
+from headrace.loader import Census, Line, LoadableSegment, Loader, LoadResult, Selection
+from headrace.plugins.duckdb.columns import declared, quoted, sql_type
+from headrace.plugins.duckdb.connection import connected
+from headrace.plugins.duckdb.redrive import spool_quarantine, take_back
+from headrace.plugins.duckdb.spool import spool, workspace
+from headrace.plugins.duckdb.staging import Staging
+from headrace.plugins.duckdb.tables import HELD, LINEAGE, PLACE, insertion, quarantine, statements
+
+if TYPE_CHECKING:
+    from headrace.registry import Registry
+    from headrace.uri import URI
+
+
+@attrs.define(kw_only=True, eq=False)
+class DuckDBLoader(Loader):
+    """
+    One table of a DuckDB file. The file is open only while a call runs, so that others can read it in between.
+
+    Attributes:
+        database: The file.
+
+        target: The table.
+
+        contract: The class that says what a row is.
+
+        lock_timeout_s: How long another process may keep the file before a call gives up.
+
+        threads: Of DuckDB; 0: as many as there are cores.
+
+        memory: DuckDB's own limit, such as "1GB"; "" for its default.
+
+        clock: Monotonic seconds.
+
+        sleep: Waits.
+    """
+
+    database: Path = attrs.field(converter=Path)
+    target: str
+    contract: type
+    lock_timeout_s: float = 30.0
+    threads: int = 0
+    memory: str = ""
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+    _contract: Contract = attrs.field(init=False, repr=False)
+    _made: bool = attrs.field(default=False, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._contract = Contract.of(self.contract)
+        if self.target.startswith(("_", "headrace_")):
+            raise ConfigError(
+                f"found table {self.target!r}, expected a name that does not begin with '_' or 'headrace_'"
+            )
+
+    @classmethod
+    def from_uri(cls, uri: URI, registry: Registry, *, contract: type) -> DuckDBLoader:
+        """Make the loader of ``duckdb:///silver.duckdb?table=trades``."""
+        if uri.host or uri.path in ("", "/"):
+            raise ConfigError(f"found {uri}, expected duckdb:///absolute/path.duckdb?table=NAME: three slashes")
+        if not uri.settings.get("table"):
+            raise ConfigError(f"found {uri}, expected the table to load: add ?table=NAME")
+        found = uri.fields(cls, leave=("table",), unsettable=("database", "contract", "target"))
+        return cls(**{"database": uri.path, "target": uri.settings["table"], "contract": contract, **found})
+
+    # ---- the loader's verbs -------------------------------------------------------------------------------
+
+    def positions(self, lines: Sequence[Line]) -> Mapping[Line, int | None]:
+        if not self.database.exists():
+            return dict.fromkeys(lines)
+        with self._connected() as connection:
+            return {line: _position(connection, line) for line in lines}
+
+    def load(self, segments: Sequence[LoadableSegment]) -> LoadResult:
+        if not segments:
+            return LoadResult()
+        with self._connected() as connection, workspace() as folder:
+            wanted = self._lacking(connection, segments)
+            if not wanted:
+                return LoadResult()
+            staging = Staging(connection, self._contract, folder)
+            staging.stage(spool(wanted, folder))
+            _check_counts(wanted, staging.counts())
+            _describe(connection, wanted)
+            return self._transaction(connection, lambda attempt: self._insert(connection, attempt, wanted))
+
+    def redrive(self, selection: Selection) -> LoadResult:
+        with self._connected() as connection, workspace() as folder:
+            spooled, places = spool_quarantine(connection, self.target, selection, folder)
+            if not places:
+                return LoadResult()
+            staging = Staging(connection, self._contract, folder)
+            staging.stage(spooled)
+            if not any(good for good, *_ in staging.counts().values()):
+                return LoadResult()
+            connection.execute(_SEGMENTS)
+            connection.executemany(
+                "INSERT INTO segments BY NAME SELECT ? AS file, ? AS dataset, ? AS stream, ? AS partition",
+                [(number, *place) for number, place in enumerate(places)],
+            )
+            return self._transaction(
+                connection,
+                lambda attempt: take_back(
+                    connection, self.target, self._contract, {"target": self.target, "attempt": attempt}
+                ),
+            )
+
+    def census(self, line: Line, start: int, end: int) -> Census | None:
+        if not self.database.exists():
+            return Census(0, 0, 0)
+        with self._connected() as connection:
+            place = {"dataset": line.dataset_id, "stream": line.partition.stream, "number": line.partition.number}
+            where = "_dataset = $dataset AND _stream = $stream AND _partition = $number AND _offset >= $start AND _offset < $end"
+            counts = [
+                connection.execute(
+                    f"SELECT count(DISTINCT _offset) FROM {quoted(table)} WHERE {where}",
+                    {**place, "start": start, "end": end},
+                ).fetchall()[0][0]
+                for table in (self.target, quarantine(self.target))
+            ]
+            return Census(counts[0], counts[1], 0)
+
+    # ---- the transaction ----------------------------------------------------------------------------------
+
+    def _transaction(self, connection: duckdb.DuckDBPyConnection, work: Callable[[str], LoadResult]) -> LoadResult:
+        """Lock row first, with a fresh attempt id; everything else after it; COMMIT last (S2)."""
+        attempt = secrets.token_hex(16)
+        connection.execute("BEGIN")
+        try:
+            self._lock(connection, attempt)
+            result = work(attempt)
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+        self._commit(connection)
+        return result
+
+    def _lock(self, connection: duckdb.DuckDBPyConnection, attempt: str) -> None:
+        try:
+            found = connection.execute(
+                "UPDATE headrace_lock SET owner = $attempt, contract = $contract,"
+                " contract_version = $version WHERE target = $target AND contract_version <= $version",
+                {
+                    "attempt": attempt,
+                    "contract": self._contract.name,
+                    "version": self._contract.version,
+                    "target": self.target,
+                },
+            ).fetchall()
+        except duckdb.TransactionException as exc:
+            raise SinkUnavailableError(
+                f"another loader is at work on {self.target} in {self.database}; try again"
+            ) from exc
+        if found[0][0] != 1:
+            newest = connection.execute(
+                "SELECT contract, contract_version FROM headrace_lock WHERE target = ?", [self.target]
+            ).fetchall()
+            raise ConfigError(
+                f"{self.target} in {self.database} was loaded by contract {newest}, this loader has"
+                f" {self._contract.name} version {self._contract.version}: use the newer contract, or another table (S7)"
+            )
+
+    def _commit(self, connection: duckdb.DuckDBPyConnection) -> None:
+        try:
+            connection.execute("COMMIT")
+        except duckdb.TransactionException as exc:
+            raise SinkUnavailableError(
+                f"{self.database}: the transaction was refused ({exc}); nothing was written"
+            ) from exc
+        except duckdb.Error as exc:
+            raise CommitUnknownError(
+                f"{self.database}: the answer to COMMIT is not known ({exc}); the same call settles it"
+            ) from exc
+
+    def _insert(
+        self, connection: duckdb.DuckDBPyConnection, attempt: str, wanted: Sequence[LoadableSegment]
+    ) -> LoadResult:
+        """Rows, quarantine and ledger of the segments that the ledger, read under the lock, still lacks."""
+        lacking = self._lacking(connection, wanted)
+        if len(lacking) < len(wanted):  # another loader was first with some: staged anew without them
+            raise PositionConflictError(
+                f"{self.target}: {len(wanted) - len(lacking)} of {len(wanted)} segments were loaded by another loader"
+                " meanwhile",
+                expected=wanted[0].segment.start,
+                found=None,
+            )
+        held = {"target": self.target, "attempt": attempt}
+        inserted = connection.execute(insertion(self.target, self._contract), held).fetchall()[0][0]
+        about = {**held, "contract": self._contract.name, "version": self._contract.version}
+        rejected = connection.execute(
+            f'INSERT INTO {quoted(quarantine(self.target))} SELECT {PLACE}, r."offset", r.timestamp_ms, $contract, $version,'
+            f' r."column", r.reason, r.line, now() FROM refused r JOIN segments s USING (file) WHERE {HELD}',
+            about,
+        ).fetchall()[0][0]
+        loaded = connection.execute(
+            f"INSERT INTO headrace_ledger SELECT {PLACE}, $target, 'load', s.start_offset, s.end_offset, s.records,"
+            " (SELECT count(*) FROM staged r WHERE r.file = s.file), 0,"
+            " (SELECT count(*) FROM refused r WHERE r.file = s.file),"
+            f" s.digest, $contract, $version, $attempt, now() FROM segments s WHERE {HELD}",
+            about,
+        ).fetchall()[0][0]
+        records = sum(s.segment.trailer.records for s in wanted)
+        if loaded != len(wanted) or inserted + rejected != records:
+            raise CommitUnknownError(
+                f"{self.target}: {loaded} of {len(wanted)} ledger rows and {inserted + rejected} of {records} records were"
+                " written; the transaction was lost, nothing is kept"
+            )
+        return LoadResult(len(wanted), records, inserted, 0, rejected)
+
+    def _lacking(
+        self, connection: duckdb.DuckDBPyConnection, segments: Sequence[LoadableSegment]
+    ) -> list[LoadableSegment]:
+        """The segments that the ledger has not; each must start where its line ends (S1, S2)."""
+        ends: dict[Line, int] = {}
+        lacking = []
+        for loadable in segments:
+            segment = loadable.segment
+            line = Line(segment.trailer.dataset_id, segment.partition, self.target)
+            end = ends[line] if line in ends else _position(connection, line) or 0
+            if end < segment.end:
+                if end != segment.start:
+                    raise PositionConflictError(
+                        f"{self.target}: the ledger of {segment.partition} is at {end}, the segment covers [{segment.start},"
+                        f" {segment.end}); load what lies between first",
+                        expected=segment.start,
+                        found=None,
+                    )
+                lacking.append(loadable)
+                end = segment.end
+            ends[line] = end
+        return lacking
+
+    # ---- connection ---------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _connected(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Open the file, with the tables made."""
+        with connected(
+            self.database,
+            threads=self.threads,
+            memory=self.memory,
+            lock_timeout_s=self.lock_timeout_s,
+            clock=self.clock,
+            sleep=self.sleep,
+        ) as connection:
+            self._make_tables(connection)
+            yield connection
+
+    def _make_tables(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """DDL before any transaction (S4), once for each loader."""
+        if self._made:
+            return
+        try:
+            comment = connection.execute(
+                "SELECT comment FROM duckdb_tables() WHERE table_name = ?", [self.target]
+            ).fetchall()
+            for statement in statements(self.target, self._contract, comment[0][0] if comment else None):
+                connection.execute(statement)
+            connection.execute(
+                "INSERT INTO headrace_lock VALUES (?, NULL, ?, ?) ON CONFLICT DO NOTHING",
+                [self.target, self._contract.name, self._contract.version],
+            )
+        except duckdb.ConstraintException as exc:  # another thread makes them at this moment
+            raise SinkUnavailableError(
+                f"{self.target} in {self.database} is being made by another loader; try again"
+            ) from exc
+        self._check_columns(connection)
+        self._made = True
+
+    def _check_columns(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """A table whose columns are of other types would round what is put into it, without a word."""
+        columns = connection.execute(
+            "SELECT lower(column_name), data_type, is_nullable, column_default IS NOT NULL FROM duckdb_columns() WHERE"
+            " table_name = ? AND schema_name = current_schema() AND database_name = current_database()",
+            [self.target],
+        ).fetchall()
+        found = {name: (kind, nullable) for name, kind, nullable, _ in columns}
+        filled = {name for name, *_, default in columns if default}
+        wanted = {c.name.lower(): (sql_type(c), c.nullable) for c in self._contract.columns}
+        wrong = [
+            f"column {name} is {declared(found[name][0], nullable=found[name][1]) if name in found else 'not there'},"
+            f" expected {declared(kind, nullable=nullable)}"
+            for name, (kind, nullable) in wanted.items()
+            if name not in found or found[name][0] != kind or (nullable and not found[name][1])
+        ]
+        wrong += [
+            f"column {name} is not there, which says where a row comes from" for name in LINEAGE if name not in found
+        ]
+        wrong += [
+            f"column {name} is NOT NULL, and the contract has no such column"
+            for name, (_, nullable) in found.items()
+            if not nullable and name not in wanted and name not in LINEAGE and name not in filled
+        ]
+        if wrong:
+            raise ConfigError(
+                f"{self.target} in {self.database} is not the table of contract {self._contract.name} version"
+                f" {self._contract.version}: {'; '.join(wrong)}. Load into another table, or alter this one"
+            )
+
+
+def _position(connection: duckdb.DuckDBPyConnection, line: Line) -> int | None:
+    found = connection.execute(
+        'SELECT max(end_offset) FROM headrace_ledger WHERE dataset = ? AND stream = ? AND "partition" = ? AND target = ?'
+        " AND kind IN ('load', 'begin_at')",
+        [line.dataset_id, line.partition.stream, line.partition.number, line.target],
+    ).fetchall()
+    position: int | None = found[0][0]
+    return position
+
+
+def _check_counts(segments: Sequence[LoadableSegment], counts: Mapping[int, tuple[int, int, int, int]]) -> None:
+    """What was read must be what the trailer says (B4, B29)."""
+    for number, loadable in enumerate(segments):
+        trailer = loadable.segment.trailer
+        good, bad, first, last = counts.get(number, (0, 0, -1, -1))
+        if (good + bad, first, last + 1) != (trailer.records, trailer.first, trailer.end):
+            raise CorruptSegmentError(
+                f"{loadable.segment.key} ({trailer.partition}): found {good + bad} records in [{first}, {last + 1}), its trailer"
+                f" says {trailer.records} in [{trailer.first}, {trailer.end})",
+                key=loadable.segment.key,
+            )
+
+
+_SEGMENTS = (
+    'CREATE OR REPLACE TEMP TABLE segments(file INTEGER, dataset VARCHAR, stream VARCHAR, "partition" INTEGER,'
+    " start_offset BIGINT, end_offset BIGINT, records BIGINT, digest VARCHAR)"
+)
+"""What each staged file is."""
+
+
+def _describe(connection: duckdb.DuckDBPyConnection, segments: Sequence[LoadableSegment]) -> None:
+    trailers = [loadable.segment.trailer for loadable in segments]
+    connection.execute(_SEGMENTS)
+    connection.executemany(
+        "INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        [
+            (number, t.dataset_id, t.partition.stream, t.partition.number, t.start, t.end, t.records, t.digest)
+            for number, t in enumerate(trailers)
+        ],
+    )

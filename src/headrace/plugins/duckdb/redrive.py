@@ -1,0 +1,94 @@
+"""Tries quarantined records again: what is still in quarantine, under the lock, and nothing else (S6)."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from headrace.contract import Contract
+from headrace.errors import CommitUnknownError
+from headrace.loader import LoadResult, Selection
+from headrace.plugins.duckdb.columns import quoted
+from headrace.plugins.duckdb.spool import Spooled, no_room
+from headrace.plugins.duckdb.tables import HELD, PLACE, insertion, quarantine
+
+if TYPE_CHECKING:
+    import duckdb
+
+Place = tuple[str, str, int]
+"""Dataset, stream and partition of a file."""
+
+
+def spool_quarantine(
+    connection: duckdb.DuckDBPyConnection, target: str, selection: Selection, folder: Path
+) -> tuple[Spooled, list[Place]]:
+    """Write the quarantined lines that were selected into *folder*, a file for each partition of each dataset."""
+    where, values = _where(selection)
+    cursor = connection.execute(
+        f"SELECT _dataset, _stream, _partition, line FROM {quoted(quarantine(target))} WHERE {where} ORDER BY 1, 2, 3",
+        values,
+    )
+    files: list[Path] = []
+    places: list[Place] = []
+    longest = 0
+    for place, rows in itertools.groupby(iter(cursor.fetchone, None), key=lambda row: row[:3]):
+        files.append(folder / f"{len(files)}.jsonl")
+        places.append(place)
+        try:
+            with files[-1].open("wb") as file:
+                for *_, line in rows:
+                    file.write(line + b"\n")
+                    longest = max(longest, len(line) + 1)
+        except OSError as exc:
+            raise no_room(folder, exc) from exc
+    return Spooled(files, longest), places
+
+
+def _where(selection: Selection) -> tuple[str, dict[str, object]]:
+    where = ["_offset >= $start"]
+    values: dict[str, object] = {"start": selection.start}
+    if selection.partition is not None:
+        where.append("_stream = $stream AND _partition = $number")
+        values |= {"stream": selection.partition.stream, "number": selection.partition.number}
+    if selection.end is not None:
+        where.append("_offset < $end")
+        values["end"] = selection.end
+    if selection.reason is not None:
+        where.append("reason = $reason")
+        values["reason"] = selection.reason
+    return " AND ".join(where), values
+
+
+def take_back(
+    connection: duckdb.DuckDBPyConnection, target: str, contract: Contract, held: Mapping[str, object]
+) -> LoadResult:
+    """
+    Move what was staged from quarantine into the target, with a ledger row of its own kind for each line.
+
+    Args:
+        connection: Inside a transaction that holds the lock row.
+
+        target: The table.
+
+        contract: What was staged by.
+
+        held: Target and attempt.
+    """
+    table = quoted(quarantine(target))
+    same = 'q._dataset = s.dataset AND q._stream = s.stream AND q._partition = s."partition" AND q._offset = r."offset"'
+    still = f"EXISTS (SELECT 1 FROM {table} q WHERE {same})"
+    lines = connection.execute(
+        f'INSERT INTO headrace_ledger SELECT {PLACE}, $target, \'redrive\', min(r."offset"), max(r."offset") + 1, 0,'
+        " count(*), 0, -count(*), NULL, $contract, $version, $attempt, now()"
+        f" FROM staged r JOIN segments s USING (file) WHERE {HELD} AND {still} GROUP BY ALL",
+        {**held, "contract": contract.name, "version": contract.version},
+    ).fetchall()[0][0]
+    inserted = connection.execute(f"{insertion(target, contract)} AND {still}", dict(held)).fetchall()[0][0]
+    removed = connection.execute(
+        f"DELETE FROM {table} q USING staged r, segments s WHERE r.file = s.file AND {same} AND {HELD}", dict(held)
+    ).fetchall()[0][0]
+    if removed != inserted or bool(lines) != bool(inserted):
+        raise CommitUnknownError(f"{target}: {inserted} rows went in and {removed} left quarantine; nothing is kept")
+    return LoadResult(0, 0, inserted, 0, -inserted)

@@ -1,0 +1,62 @@
+"""The tables of a DuckDB warehouse: targets, their quarantines, the ledger, the lock rows."""
+
+from __future__ import annotations
+
+from headrace.contract import Contract
+from headrace.plugins.duckdb.columns import declared, literal, quoted, sql_type
+
+LINEAGE = ("_dataset", "_stream", "_partition", "_offset", "_timestamp_ms")
+"""A row's place in the log, which is its identity (S1), and the record's own timestamp."""
+
+LEDGER = """
+CREATE TABLE IF NOT EXISTS headrace_ledger (
+    dataset VARCHAR NOT NULL, stream VARCHAR NOT NULL, "partition" INTEGER NOT NULL, target VARCHAR NOT NULL,
+    kind VARCHAR NOT NULL, start_offset BIGINT NOT NULL, end_offset BIGINT NOT NULL,
+    records BIGINT NOT NULL, inserted BIGINT NOT NULL, superseded BIGINT NOT NULL, rejected BIGINT NOT NULL,
+    digest VARCHAR, contract VARCHAR NOT NULL, contract_version INTEGER NOT NULL,
+    attempt VARCHAR NOT NULL, loaded_at TIMESTAMPTZ NOT NULL)
+"""
+
+LOCK = """
+CREATE TABLE IF NOT EXISTS headrace_lock (
+    target VARCHAR PRIMARY KEY, owner VARCHAR, contract VARCHAR NOT NULL, contract_version INTEGER NOT NULL)
+"""
+
+HELD = "EXISTS (SELECT 1 FROM headrace_lock WHERE target = $target AND owner = $attempt)"
+"""S3: the attempt's id is uncommitted, so it is seen only inside this transaction; outside it no statement touches a row."""
+
+PLACE = 's.dataset, s.stream, s."partition"'
+"""Where the lines of a staged file come from."""
+
+
+def quarantine(target: str) -> str:
+    """The name of a target's quarantine table."""
+    return f"{target}_quarantine"
+
+
+def statements(target: str, contract: Contract, comment: str | None) -> list[str]:
+    """All DDL, each safe to repeat; run before a transaction, never inside (S4). *comment* is what the table has now."""
+    lineage = (
+        "_dataset VARCHAR NOT NULL, _stream VARCHAR NOT NULL, _partition INTEGER NOT NULL, _offset BIGINT NOT NULL"
+    )
+    columns = ", ".join(f"{quoted(c.name)} {declared(sql_type(c), nullable=c.nullable)}" for c in contract.columns)
+    rows = f"CREATE TABLE IF NOT EXISTS {quoted(target)} ({columns}, {lineage}, _timestamp_ms BIGINT NOT NULL)"
+    refused = (
+        f"CREATE TABLE IF NOT EXISTS {quoted(quarantine(target))} ({lineage}, _timestamp_ms BIGINT NOT NULL,"
+        ' contract VARCHAR NOT NULL, contract_version INTEGER NOT NULL, "column" VARCHAR NOT NULL, reason VARCHAR NOT NULL,'
+        " line BLOB NOT NULL, loaded_at TIMESTAMPTZ NOT NULL)"
+    )
+    found = [LEDGER, LOCK, rows, refused]
+    if contract.doc and contract.doc != comment:  # an ALTER, which two loaders at once could not both do
+        found.append(f"COMMENT ON TABLE {quoted(target)} IS {literal(contract.doc)}")
+    return found
+
+
+def insertion(target: str, contract: Contract) -> str:
+    """The statement that takes the staged rows into the target; more conditions can be added at its end."""
+    names = ", ".join(quoted(c.name) for c in contract.columns)
+    columns = ", ".join(f"r.{quoted(c.name)}" for c in contract.columns)
+    return (
+        f"INSERT INTO {quoted(target)} ({names}, {', '.join(LINEAGE)})"
+        f' SELECT {columns}, {PLACE}, r."offset", r.timestamp_ms FROM staged r JOIN segments s USING (file) WHERE {HELD}'
+    )

@@ -1,0 +1,99 @@
+"""What records are read from."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+    from headrace.records import Event, Extent, Hint, Partition, Start
+
+Holes = Literal["aborted", "no record", "unknown"]
+
+
+class Owner(Protocol):
+    """The pipeline, as a source sees it. Called only from inside `Source.poll`, on the thread that polls."""
+
+    def assigned(self, hints: Mapping[Partition, Hint | None]) -> Mapping[Partition, Start | None]:
+        """
+        Take these partitions over, all at once, and say where to fetch from; None: do not fetch.
+
+        An empty mapping says that the group gave this reader nothing, for now.
+        """
+
+    def release(self, partitions: Iterable[Partition]) -> None:
+        """Commit what is held of these, then forget them: another reader takes over when this returns."""
+
+    def lost(self, partitions: Iterable[Partition]) -> None:
+        """Forget these: another reader may have them already."""
+
+
+class Source(ABC):
+    """
+    A stream's records, in order, from any position it is told.
+
+    A source keeps no progress of its own and never decides where to begin: positions live with the data, in the sink.
+    It connects at the first call that needs a connection. `poll`, `move`, `acknowledge` and `close` are called from one
+    thread; `extents` may be called from any thread meanwhile.
+
+    Attributes:
+        rereadable: False for a live feed: what was missed cannot be read again.
+
+        queue_bytes: About how much the client library may hold of its own accord; the pipeline counts it as used.
+    """
+
+    rereadable: bool = True
+    queue_bytes: int = 0
+
+    @abstractmethod
+    def poll(self, owner: Owner, timeout_s: float) -> Sequence[Event]:
+        """
+        Wait at most about *timeout_s* for something to say, and say it in the order of the log.
+
+        A partition's batches join up: each starts at the later of the end of the one before and the last
+        `Reached.position`; the first one at `Start.offset`. Every event carries the assignment number of the `Start` from
+        which it was read. After `BelowLog` nothing more comes of that partition until it is moved.
+
+        Raises:
+            SourceUnavailableError: Nothing was lost; polling again may help.
+            ConfigError: The source cannot be read as configured; polling again does not help.
+        """
+
+    @abstractmethod
+    def move(self, starts: Mapping[Partition, Start | None]) -> None:
+        """
+        Fetch these partitions from there; None pauses. Explicit always: no reset policy ever chooses (B16).
+
+        What was read of an earlier assignment number and not yet returned is dropped.
+        """
+
+    @abstractmethod
+    def extents(self) -> Mapping[Partition, Extent]:
+        """
+        Ask the servers, now, what the log holds: for every partition of the stream.
+
+        Raises:
+            SourceUnavailableError: They did not answer; a time-out is never taken for "there is no id".
+        """
+
+    def acknowledge(self, hints: Mapping[Partition, Hint]) -> None:
+        """Tell the source how far the sink stored. A hint and a lag gauge; losing it loses nothing (B12, B27)."""
+
+    def holes(self, partition: Partition, start: int, end: int) -> Holes:
+        """Say why ``[start, end)`` holds no record, as far as the source can tell."""
+        return "unknown"
+
+    def close(self) -> None:
+        """Leave the group and free what is held. A second call does nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

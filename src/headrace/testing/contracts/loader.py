@@ -1,0 +1,466 @@
+"""What every loader keeps."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+from typing import Protocol
+
+import attrs
+import pytest
+
+from headrace.compression import compression
+from headrace.contract import column, contract
+from headrace.envelope import decode, encode
+from headrace.errors import (
+    ConfigError,
+    CorruptSegmentError,
+    PositionConflictError,
+    SinkUnavailableError,
+    TransientError,
+)
+from headrace.loader import Census, Line, LoadableSegment, Loader, LoadResult, Selection
+from headrace.records import Batch, Partition, Record
+from headrace.segment import Segment, Trailer
+from headrace.testing.contracts.values import HEADERS, KEYS
+from headrace.trailer import encode as encode_trailer
+
+TARGET = "ticks"
+DATASET = "0123456789abcdef" * 2
+PARTITIONS = (Partition("ticks", 0), Partition("ticks", 7))
+
+
+@contract(version=1)
+class Tick:
+    """What the tests load."""
+
+    symbol: str
+    price: Decimal = column(precision=18, scale=6)
+    size: int | None
+
+
+@contract(version=2)
+class LenientTick:
+    """Takes prices that are written as text, too."""
+
+    symbol: str
+    price: Decimal = column(precision=18, scale=6, text=True)
+    size: int | None
+
+
+Cells = tuple[str, Decimal, int | None]
+
+GOOD: tuple[tuple[bytes, Cells], ...] = (
+    (b'{"symbol":"A","price":1}', ("A", Decimal(1), None)),
+    (b'{"symbol":"A","price":1}', ("A", Decimal(1), None)),  # content is never identity
+    (b'{"symbol":"A","price":14.1234,"size":7}', ("A", Decimal("14.1234"), 7)),
+    (b'{"size":null,"price":-0.000001,"symbol":""}', ("", Decimal("-0.000001"), None)),
+    (b'{"symbol":"A","price":999999999999.999999}', ("A", Decimal("999999999999.999999"), None)),
+    (b'{"symbol":"A","price":1e-6,"size":9007199254740993}', ("A", Decimal("0.000001"), 9007199254740993)),
+    (b'{"symbol":"A","price":12E2,"size":9223372036854775807}', ("A", Decimal(1200), 9223372036854775807)),
+    (b'{"symbol":"A","price":0.10,"size":-9223372036854775808}', ("A", Decimal("0.1"), -9223372036854775808)),
+    (b' {"symbol" : "A","price":2,"more":{"price":3}} ', ("A", Decimal(2), None)),
+    (b'{"symbol":"A","price":2,"price":3}', ("A", Decimal(2), None)),  # the first of a repeated name
+    ('{"symbol":"ä\u2028\U0001f4a5","price":2}'.encode(), ("ä\u2028\U0001f4a5", Decimal(2), None)),
+    (b'{"symbol":"a\\n\\"b\\u00e4","price":2}', ('a\n"bä', Decimal(2), None)),
+)
+"""Values with the rows that they are."""
+
+BAD: tuple[bytes | None, ...] = (
+    None,
+    b"",
+    b"not json",
+    b"null",
+    b"[]",
+    b"{}",
+    b"1,2",
+    b"\xff\xfe",
+    b'{"symbol":"A","price":NaN}',
+    b'{"symbol":"A"}',
+    b'{"price":1}',
+    b'{"symbol":null,"price":1}',
+    b'{"symbol":5,"price":1}',
+    b'{"symbol":"A","price":"7"}',
+    b'{"symbol":"A","price":true}',
+    b'{"symbol":"A","price":1.0000001}',
+    b'{"symbol":"A","price":1000000000000}',
+    b'{"symbol":"A","price":1,"size":1.5}',
+    b'{"symbol":"A","price":1,"size":"7"}',
+    b'{"symbol":"A","price":1,"size":9223372036854775808}',
+)
+"""Values that break the contract, each in its own way."""
+
+REDRIVABLE = BAD.index(b'{"symbol":"A","price":"7"}')
+"""The one that keeps `LenientTick`."""
+
+Place = tuple[str, Partition, int]
+"""Dataset, partition, offset: what a row is known by."""
+
+
+@attrs.frozen(order=True)
+class LedgerRow:
+    """
+    One line of a ledger.
+
+    Attributes:
+        dataset_id: The dataset.
+
+        partition: The partition.
+
+        start: Of the segment.
+
+        end: Of the segment.
+
+        records: In it.
+
+        inserted: Of these, rows.
+
+        superseded: Of these, hidden by newer ones.
+
+        rejected: Of these, in quarantine.
+    """
+
+    dataset_id: str
+    partition: Partition
+    start: int
+    end: int
+    records: int
+    inserted: int
+    superseded: int
+    rejected: int
+
+
+class Warehouse(Protocol):
+    """What a loader writes to, read by other means than the loader's: plain SQL, say."""
+
+    def open(self, kept: type, target: str) -> Loader:
+        """Make a loader as another process would: it shares nothing with those before but the warehouse."""
+
+    def rows(self, target: str) -> Sequence[tuple[Place, Cells]]:
+        """Read all rows; none where there is no such table yet."""
+
+    def quarantined(self, target: str) -> Sequence[tuple[Place, bytes]]:
+        """Read all that is in quarantine, with the bronze line of each."""
+
+    def ledger(self, target: str) -> Sequence[LedgerRow]:
+        """Read the ledger's lines of loads, not those of redrives."""
+
+    def take(self, target: str, offset: int) -> None:
+        """Delete the rows with this offset behind the loader's back."""
+
+
+def segment(offset: int, values: Sequence[bytes | None], **changes: object) -> LoadableSegment:
+    """
+    Make a segment of the first partition, or of what *changes* say, from *offset* on.
+
+    *changes* are to its trailer; its bytes stay what they are, so that they can be made to differ.
+    """
+    records = [
+        Record(offset + n, 1_700_000_000_000 + n, KEYS[n % len(KEYS)], value, tuple(HEADERS[n % len(HEADERS)]))
+        for n, value in enumerate(values)
+    ]
+    codec = compression("gzip")
+    partition = changes.get("partition", PARTITIONS[0])
+    assert isinstance(partition, Partition)
+    content = codec.join([codec.block(encode(Batch.of(partition, records, assignment=1)))])
+    trailer = attrs.evolve(
+        Trailer(
+            dataset_id=DATASET,
+            partition=partition,
+            start=offset,
+            end=offset + len(values),
+            first=offset,
+            records=len(values),
+            min_ms=records[0].timestamp_ms,
+            max_ms=records[-1].timestamp_ms,
+            digest=hashlib.sha256(content).hexdigest(),
+            leader_epoch=None,
+            writer="contract",
+        ),
+        **changes,  # type: ignore[arg-type]  # a test may lie about any field
+    )
+    body = content + encode_trailer(trailer, codec)
+    key = f"ticks/partition={partition.number}/{trailer.start:020}.jsonl.gz"
+    return LoadableSegment(Segment(key, len(body), trailer), codec.name, lambda: body)
+
+
+def values_of(count: int) -> list[bytes | None]:
+    """Good and bad values, in turns, the same for the same count."""
+    mixed = [value for value, _ in GOOD] + list(BAD)
+    return [mixed[(7 * n) % len(mixed)] for n in range(count)]
+
+
+class LoaderContract:
+    """A loader: rows, quarantine and ledger of some segments at once or not at all, and each segment once."""
+
+    @pytest.fixture
+    def warehouse(self) -> Warehouse:
+        """Return a warehouse in which nothing is."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def open_loader(self, warehouse: Warehouse) -> Callable[..., Loader]:
+        """Return what makes a loader of the tests' contract and target, unless told otherwise."""
+
+        def make(kept: type = Tick, target: str = TARGET) -> Loader:
+            return warehouse.open(kept, target)
+
+        return make
+
+    @pytest.fixture
+    def loader(self, open_loader: Callable[..., Loader]) -> Loader:
+        """Return a loader."""
+        return open_loader()
+
+    def line(self, partition: Partition = PARTITIONS[0], dataset_id: str = DATASET, target: str = TARGET) -> Line:
+        """Return the ledger's line of the first partition, unless told otherwise."""
+        return Line(dataset_id, partition, target)
+
+    def holds(self, warehouse: Warehouse, *segments: LoadableSegment, target: str = TARGET) -> None:
+        """Hold what is in the warehouse against these segments: rows, quarantine and ledger, nothing else."""
+        expected = dict(GOOD)
+        rows: list[tuple[Place, Cells]] = []
+        refused: list[tuple[Place, Record]] = []
+        ledger = []
+        for each in segments:
+            trailer, counted = each.segment.trailer, (len(rows), len(refused))
+            for record in _records(each):
+                place = (trailer.dataset_id, trailer.partition, record.offset)
+                if record.value in expected:
+                    rows.append((place, expected[record.value]))
+                else:
+                    refused.append((place, record))
+            inserted, rejected = len(rows) - counted[0], len(refused) - counted[1]
+            ledger.append(
+                LedgerRow(
+                    trailer.dataset_id,
+                    trailer.partition,
+                    trailer.start,
+                    trailer.end,
+                    inserted + rejected,
+                    inserted,
+                    0,
+                    rejected,
+                )
+            )
+        assert sorted(warehouse.rows(target), key=str) == sorted(rows, key=str)
+        found = [(place, decode(bytes(line))) for place, line in warehouse.quarantined(target)]
+        assert sorted(found, key=str) == sorted(refused, key=str)
+        assert sorted(warehouse.ledger(target)) == sorted(ledger)
+
+    # ---- one call ---------------------------------------------------------------------------------------------------
+
+    def test_nothing_is_loaded_before_the_first_load(self, loader: Loader, warehouse: Warehouse) -> None:
+        """Asking for positions, counting and redriving find nothing and change nothing."""
+        lines = [self.line(p) for p in PARTITIONS]
+        for _ in range(2):
+            assert loader.positions(lines) == dict.fromkeys(lines)
+            assert loader.census(lines[0], 0, 100) in {None, Census(0, 0, 0)}
+            assert loader.redrive(Selection()) == LoadResult()
+            assert loader.load([]) == LoadResult()
+        self.holds(warehouse)
+
+    def test_good_rows_and_bad_records_go_where_they_belong(self, loader: Loader, warehouse: Warehouse) -> None:
+        """Rows are exact to the last digit, quarantine to the byte, and every record is in one of the two."""
+        one = segment(0, [*(value for value, _ in GOOD), *BAD])
+        result = loader.load([one])
+        assert result == LoadResult(1, len(GOOD) + len(BAD), len(GOOD), 0, len(BAD))
+        self.holds(warehouse, one)
+        assert loader.positions([self.line()]) == {self.line(): len(GOOD) + len(BAD)}
+
+    def test_several_segments_at_once(self, loader: Loader, warehouse: Warehouse) -> None:
+        """Segments of several partitions and datasets go in one call; each has its own line in the ledger."""
+        segments = [
+            *(segment(n, values_of(10), partition=PARTITIONS[0]) for n in (0, 10, 20)),
+            *(segment(n, values_of(10), partition=PARTITIONS[1]) for n in (0, 10)),
+            segment(0, values_of(5), dataset_id="f" * 32),
+        ]
+        result = loader.load(segments)
+        assert (result.segments, result.records) == (6, 55)
+        assert result.records == result.inserted + result.superseded + result.rejected
+        self.holds(warehouse, *segments)
+        lines = {self.line(): 30, self.line(PARTITIONS[1]): 20, self.line(dataset_id="f" * 32): 5}
+        assert loader.positions([*lines, self.line(Partition("ticks", 3))]) == {
+            **lines,
+            self.line(Partition("ticks", 3)): None,
+        }
+
+    def test_holes_are_no_records(self, loader: Loader, warehouse: Warehouse) -> None:
+        """A segment may begin with a hole; the next one starts where it ended, in offsets."""
+        first = segment(5, values_of(5), start=0)
+        loader.load([first, segment(10, values_of(5))])
+        self.holds(warehouse, first, segment(10, values_of(5)))
+        assert loader.positions([self.line()]) == {self.line(): 15}
+
+    def test_targets_do_not_meet(self, open_loader: Callable[..., Loader], warehouse: Warehouse) -> None:
+        """One dataset is loaded into two tables, each with its own ledger."""
+        first, second = open_loader(), open_loader(target="others")
+        first.load([segment(0, values_of(10)), segment(10, values_of(10))])
+        second.load([segment(0, values_of(10))])
+        self.holds(warehouse, segment(0, values_of(10)), segment(10, values_of(10)))
+        self.holds(warehouse, segment(0, values_of(10)), target="others")
+        assert second.positions([self.line(target="others")]) == {self.line(target="others"): 10}
+
+    # ---- again ------------------------------------------------------------------------------------------------------
+
+    def test_loading_again_loads_nothing(self, open_loader: Callable[..., Loader], warehouse: Warehouse) -> None:
+        """What the ledger holds is left out, in whatever company and by whatever process it comes again."""
+        segments = [segment(n, values_of(10)) for n in (0, 10, 20)]
+        assert open_loader().load(segments[:2]).segments == 2
+        for loader in (open_loader(), open_loader()):
+            assert loader.load(segments[:2]) == LoadResult()
+            assert loader.load(segments[:1]) == LoadResult()
+        self.holds(warehouse, *segments[:2])
+        assert open_loader().load(segments).segments == 1
+        self.holds(warehouse, *segments)
+
+    def test_two_loaders_at_once_load_once(self, open_loader: Callable[..., Loader], warehouse: Warehouse) -> None:
+        """Loaders that do not know of each other, and try again when they are refused, end exactly once (S2)."""
+        segments = [segment(n, values_of(10)) for n in range(0, 60, 10)]
+        together, failed = threading.Barrier(2), []
+
+        def work() -> None:
+            together.wait(60)
+            for one in range(len(segments)):
+                deadline = time.monotonic() + 60
+                while True:
+                    try:
+                        open_loader().load(segments[: one + 1])
+                        break
+                    except (PositionConflictError, TransientError) as error:
+                        if time.monotonic() > deadline:
+                            failed.append(error)
+                            return
+
+        threads = [threading.Thread(target=work) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert failed == []
+        self.holds(warehouse, *segments)
+
+    # ---- all or nothing ---------------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("starts", [(10,), (0, 20), (0, 10, 30), (10, 0), (0, 5)], ids=str)
+    def test_segments_out_of_line_are_refused(
+        self, loader: Loader, warehouse: Warehouse, starts: tuple[int, ...]
+    ) -> None:
+        """A gap, an overlap, a wrong order: nothing is written, and the error says where the segment starts (S1)."""
+        segments = [segment(n, values_of(10)) for n in starts]
+        with pytest.raises(PositionConflictError) as told:
+            loader.load(segments)
+        assert told.value.expected in starts
+        self.holds(warehouse)
+        loader.load([segment(0, values_of(10))])
+        self.holds(warehouse, segment(0, values_of(10)))
+
+    def test_a_segment_behind_the_ledger_must_follow_it(self, loader: Loader, warehouse: Warehouse) -> None:
+        """The same where the ledger has something: a gap behind it, and a segment that begins inside what is loaded."""
+        loader.load([segment(0, values_of(10))])
+        for start in (11, 5):
+            with pytest.raises(PositionConflictError):
+                loader.load([segment(start, values_of(10))])
+        self.holds(warehouse, segment(0, values_of(10)))
+
+    @pytest.mark.parametrize("lie", [{"records": 11}, {"records": 9}, {"end": 21}, {"first": 11}], ids=str)
+    def test_a_segment_that_lies_stops_all(self, loader: Loader, warehouse: Warehouse, lie: Mapping[str, int]) -> None:
+        """What its trailer says must be what it holds: otherwise nothing of the call is written (B4)."""
+        loader.load([segment(0, values_of(10))])
+        with pytest.raises(CorruptSegmentError) as told:
+            loader.load([segment(0, values_of(5), partition=PARTITIONS[1]), segment(10, values_of(10), **lie)])
+        assert told.value.key.endswith("partition=0/00000000000000000010.jsonl.gz")
+        self.holds(warehouse, segment(0, values_of(10)))
+        loader.load([segment(10, values_of(10))])
+        self.holds(warehouse, segment(0, values_of(10)), segment(10, values_of(10)))
+
+    def test_an_object_that_cannot_be_read_stops_all(self, loader: Loader, warehouse: Warehouse) -> None:
+        """The store's error comes through, nothing of the call is written, and the next call finds all as it was."""
+
+        def unavailable() -> bytes:
+            raise SinkUnavailableError("the store does not answer")
+
+        segments = [segment(n, values_of(10)) for n in (0, 10, 20)]
+        with pytest.raises(SinkUnavailableError):
+            loader.load([segments[0], attrs.evolve(segments[1], body=unavailable), segments[2]])
+        self.holds(warehouse)
+        loader.load(segments)
+        self.holds(warehouse, *segments)
+
+    # ---- counting ---------------------------------------------------------------------------------------------------
+
+    def test_the_census_counts_what_is_there(self, loader: Loader, warehouse: Warehouse) -> None:
+        """Of any range it counts distinct rows and quarantined records, in the table and not in the ledger (S10)."""
+        loader.load([segment(n, values_of(10)) for n in (0, 10, 20)] + [segment(0, values_of(9), dataset_id="f" * 32)])
+        if loader.census(self.line(), 0, 30) is None:
+            pytest.skip("this loader does not count")  # `Loader.census` is optional, and None is its answer
+        (_, _, taken), _ = next(r for r in warehouse.rows(TARGET) if r[0][0] == DATASET)
+        for _ in range(2):
+            rows, refused = (
+                [place[2] for place, _ in found if place[:2] == (DATASET, PARTITIONS[0])]
+                for found in (warehouse.rows(TARGET), warehouse.quarantined(TARGET))
+            )
+            for start, end in ((0, 30), (0, 0), (5, 6), (9, 21), (29, 30), (30, 10**12)):
+                assert loader.census(self.line(), start, end) == Census(
+                    sum(start <= n < end for n in rows), sum(start <= n < end for n in refused), 0
+                )
+            warehouse.take(TARGET, taken)
+        assert loader.census(self.line(PARTITIONS[1]), 0, 30) == Census(0, 0, 0)
+
+    # ---- contracts --------------------------------------------------------------------------------------------------
+
+    def test_redrive_moves_what_now_keeps_the_contract(
+        self, open_loader: Callable[..., Loader], warehouse: Warehouse
+    ) -> None:
+        """It leaves quarantine and becomes a row, once; positions and loads are as before (S6)."""
+        one = segment(0, BAD)
+        open_loader().load([one])
+        assert open_loader().redrive(Selection()) == LoadResult()
+        lenient = open_loader(LenientTick)
+        assert lenient.redrive(Selection(end=REDRIVABLE)) == LoadResult()
+        assert lenient.redrive(Selection(partition=PARTITIONS[1])) == LoadResult()
+        assert lenient.redrive(Selection()) == LoadResult(0, 0, 1, 0, -1)
+        assert lenient.redrive(Selection()) == LoadResult()
+        place = (DATASET, PARTITIONS[0], REDRIVABLE)
+        assert warehouse.rows(TARGET) == [(place, ("A", Decimal(7), None))]
+        assert sorted(where[2] for where, _ in warehouse.quarantined(TARGET)) == [
+            n for n in range(len(BAD)) if n != REDRIVABLE
+        ]
+        assert lenient.positions([self.line()]) == {self.line(): len(BAD)}
+        assert lenient.load([one]) == LoadResult()
+
+    def test_an_older_contract_is_refused(self, open_loader: Callable[..., Loader], warehouse: Warehouse) -> None:
+        """A deployment that was left behind writes nothing into a table of the newer one (S7)."""
+        open_loader(LenientTick).load([segment(0, values_of(10)[:1])])
+        before = (warehouse.rows(TARGET), warehouse.quarantined(TARGET), warehouse.ledger(TARGET))
+        with pytest.raises(ConfigError):
+            open_loader().load([segment(1, values_of(10))])
+        assert (warehouse.rows(TARGET), warehouse.quarantined(TARGET), warehouse.ledger(TARGET)) == before
+
+    def test_a_class_that_is_no_contract_is_refused(self, open_loader: Callable[..., Loader]) -> None:
+        """It is told when the loader is made, before anything is written."""
+
+        class NoContract:
+            symbol: str
+
+        with pytest.raises(ConfigError):
+            open_loader(NoContract)
+
+    # ---- the rest ---------------------------------------------------------------------------------------------------
+
+    def test_close_can_be_repeated(self, open_loader: Callable[..., Loader]) -> None:
+        """Closing twice does nothing, before and after a load; what was loaded stays."""
+        for end in (0, 1):
+            with open_loader() as loader:
+                loader.load([segment(0, values_of(10))][:end])
+            loader.close()
+        assert open_loader().positions([self.line()]) == {self.line(): 10}
+
+
+def _records(loadable: LoadableSegment) -> list[Record]:
+    """What a segment of these tests holds."""
+    lines = b"".join(compression(loadable.compression).decompress(loadable.body())).splitlines(keepends=True)
+    return [decode(line) for line in lines]

@@ -1,0 +1,100 @@
+"""Objects in memory: one store that keeps its word, and three that do not."""
+
+from __future__ import annotations
+
+import bisect
+import threading
+from collections.abc import Mapping
+
+import attrs
+
+from headrace.store import Page, Store, StoredObject
+
+
+@attrs.define(kw_only=True, eq=False)
+class MemoryStore(Store):
+    """
+    Objects in a dictionary. `create` is one atomic step.
+
+    Attributes:
+        place: For messages.
+
+        page_size: How many objects one listing returns; small, so that a test meets many pages.
+
+        objects: By key, for whoever reads around the library.
+    """
+
+    place: str = "memory://lake"
+    page_size: int = 1000
+    objects: dict[str, bytes] = attrs.field(factory=dict)
+    _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False, repr=False)
+
+    def create(self, key: str, body: bytes, metadata: Mapping[str, str]) -> bool:
+        with self._lock:
+            if key in self.objects:
+                return False
+            self.objects[key] = bytes(body)
+            return True
+
+    def list(self, prefix: str, after: str = "") -> Page:
+        with self._lock:
+            keys = sorted(self.objects, key=str.encode)
+            first = bisect.bisect_right(keys, after.encode(), key=str.encode)
+            found = [k for k in keys[first:] if k.startswith(prefix) and self._listed(k)]
+            objects = [StoredObject(k, len(self.objects[k])) for k in found[: self.page_size]]
+            return Page(objects, truncated=len(found) > self.page_size)
+
+    def _listed(self, key: str) -> bool:
+        return True
+
+    def read(self, key: str, start: int = 0, end: int | None = None) -> bytes | None:
+        with self._lock:
+            body = self.objects.get(key)
+            return None if body is None else body[start:end]
+
+    def delete(self, key: str) -> None:
+        with self._lock:
+            self.objects.pop(key, None)
+
+
+class OverwritingStore(MemoryStore):
+    """Ignores the condition, as a store does that does not know the header: every write wins. A negative control."""
+
+    def create(self, key: str, body: bytes, metadata: Mapping[str, str]) -> bool:
+        with self._lock:
+            self.objects[key] = bytes(body)
+            return True
+
+
+@attrs.define(kw_only=True, eq=False)
+class CheckThenWriteStore(MemoryStore):
+    """
+    Looks whether the key is free, and then writes: two steps. A negative control.
+
+    Attributes:
+        between_s: The time between the two, in seconds.
+    """
+
+    between_s: float = 0.005
+
+    def create(self, key: str, body: bytes, metadata: Mapping[str, str]) -> bool:
+        if key in self.objects:
+            return False
+        threading.Event().wait(self.between_s)
+        self.objects[key] = bytes(body)
+        return True
+
+
+@attrs.define(kw_only=True, eq=False)
+class LaggingStore(MemoryStore):
+    """
+    Lists an object late. A negative control.
+
+    Attributes:
+        lag: How many of the newest objects are not listed yet.
+    """
+
+    lag: int = 1
+
+    def _listed(self, key: str) -> bool:
+        return key not in list(self.objects)[-self.lag :]

@@ -1,0 +1,82 @@
+"""What holds for every test: profiles of Hypothesis, sets of extras, and no service test that skips unseen."""
+
+from __future__ import annotations
+
+import ast
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, Verbosity, settings
+
+CI = os.environ.get("CI", "").lower() in ("true", "1")
+SERVICES = Path(__file__).parent / "services"
+
+settings.register_profile("default", deadline=None)
+# the same examples in every run, so that a change is never blamed for what another one did
+settings.register_profile("ci", parent=settings.get_profile("default"), derandomize=True, print_blob=True)
+settings.register_profile(
+    "nightly",
+    parent=settings.get_profile("default"),
+    max_examples=2_000,
+    print_blob=True,
+    verbosity=Verbosity.normal,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if CI else "default"))
+
+
+CLIENTS = {
+    "confluent_kafka": ("headrace.plugins.kafka",),
+    "duckdb": ("headrace.plugins.duckdb", "headrace.demo.check", "headrace.demo.demo", "headrace.demo.page"),
+    "typer": ("headrace.cli",),
+}
+"""What comes with an extra, and which of our modules cannot be imported without it."""
+MISSING = {
+    name for client, modules in CLIENTS.items() if find_spec(client) is None for name in (client, *modules)
+}  # none of it where all extras are installed
+
+
+def pytest_report_header() -> list[str]:
+    return (
+        [f"not installed, so what needs them is left out: {', '.join(sorted(MISSING & set(CLIENTS)))}"]
+        if MISSING
+        else []
+    )
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave out the modules whose imports need an extra that is not installed: the core stands alone."""
+    if not MISSING or collection_path.suffix != ".py":
+        return None
+    imported: set[str] = set()
+    for node in ast.parse(collection_path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            imported |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add(node.module or "")
+    return True if any(name == m or name.startswith(f"{m}.") for name in imported for m in MISSING) else None
+
+
+def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """Turn the skip into a failure: in CI a service that is missing is a fault of CI, not a reason to pass."""
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+    report.outcome = "failed"
+    report.longrepr = f"in CI a service test may not skip: {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item):
+    report = yield
+    if CI and report.skipped and not hasattr(report, "wasxfail") and item.get_closest_marker("services"):
+        _refuse_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    report = yield
+    if CI and report.skipped and collector.path.is_relative_to(SERVICES):
+        _refuse_skip(report)
+    return report

@@ -1,0 +1,393 @@
+"""Every loader keeps the contract, and the contract finds loaders that do not."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import attrs
+import duckdb
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from headrace.loader import Loader
+from headrace.plugins.duckdb import loader as duckdb_loader
+from headrace.plugins.duckdb import tables as duckdb_tables
+from headrace.plugins.duckdb.connection import connected
+from headrace.plugins.duckdb.loader import DuckDBLoader
+from headrace.records import Partition
+from headrace.testing.contracts.loader import Cells, LedgerRow, LoaderContract, Place, Warehouse
+from headrace.testing.silver import Gate, SilverMachine, ViolationError
+
+pytest_plugins = ["pytester"]
+
+PLACE = "_dataset, _stream, _partition, _offset"
+
+
+@attrs.define
+class Silver:
+    """A DuckDB file, read with DuckDB alone."""
+
+    path: Path
+    make: Callable[..., Loader] = DuckDBLoader
+
+    def open(self, kept: type, target: str) -> Loader:
+        return self.make(database=self.path, target=target, contract=kept, threads=1)
+
+    def rows(self, target: str) -> Sequence[tuple[Place, Cells]]:
+        found = self._query(target, f"SELECT {PLACE}, symbol, price, size FROM {target} ORDER BY ALL")
+        assert all(isinstance(row[5], Decimal) for row in found)
+        return [((d, Partition(s, p), o), tuple(cells)) for d, s, p, o, *cells in found]
+
+    def quarantined(self, target: str) -> Sequence[tuple[Place, bytes]]:
+        found = self._query(target, f"SELECT {PLACE}, line FROM {target}_quarantine ORDER BY ALL")
+        return [((d, Partition(s, p), o), line) for d, s, p, o, line in found]
+
+    def ledger(self, target: str) -> Sequence[LedgerRow]:
+        columns = 'dataset, stream, "partition", start_offset, end_offset, records, inserted, superseded, rejected'
+        sql = f"SELECT {columns} FROM headrace_ledger WHERE kind = 'load' AND target = '{target}'"
+        return [LedgerRow(d, Partition(s, p), *rest) for d, s, p, *rest in self._query("headrace_ledger", sql)]
+
+    def take(self, target: str, offset: int) -> None:
+        with duckdb.connect(str(self.path)) as connection:
+            connection.execute(f"DELETE FROM {target} WHERE _offset = ?", [offset])
+
+    def _query(self, table: str, sql: str) -> list[tuple]:
+        if not self.path.exists():
+            return []
+        with duckdb.connect(str(self.path)) as connection:
+            there = connection.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = ?", [table]).fetchall()
+            return connection.execute(sql).fetchall() if there else []
+
+
+class TestDuckDBLoader(LoaderContract):
+    @pytest.fixture
+    def warehouse(self, tmp_path: Path) -> Warehouse:
+        return Silver(tmp_path / "silver.duckdb")
+
+
+# ---- loaders at once, statement by statement ------------------------------------------------------------------------
+
+
+@attrs.define
+class Gated:
+    """A connection that asks before each statement of a transaction, and breaks where it is told to."""
+
+    real: duckdb.DuckDBPyConnection
+    gate: Gate
+    inside: bool = False
+    broken: bool = False
+
+    def execute(self, sql: str, *values: object) -> duckdb.DuckDBPyConnection:
+        self.inside = self.inside or sql == "BEGIN"
+        fate = self.gate(" ".join(sql.split()[:3])) if self.inside else "do"
+        if self.broken or fate == "lose the statement":
+            self.broken = True
+            raise duckdb.IOException("the connection is lost")
+        found = self.real.execute(sql, *values)
+        self.inside = sql not in {"COMMIT", "ROLLBACK"} and self.inside
+        if fate == "lose the answer":
+            self.broken = True
+            raise duckdb.IOException("the connection is lost")
+        return found
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.real, name)
+
+
+class DuckDBMachine(SilverMachine):
+    connection: type[Gated] = Gated
+
+    def make_warehouse(self, gate: Gate) -> Warehouse:
+        self.folder = tempfile.TemporaryDirectory(prefix="headrace-")
+        path = Path(self.folder.name) / "silver.duckdb"
+
+        @contextlib.contextmanager
+        def gated(database: Path, **settings: Any) -> Iterator[Gated]:
+            with connected(database, **settings) as real:
+                yield self.connection(real, gate)
+
+        self.kept = duckdb.connect(str(path))  # while one is open, another one costs nothing
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(duckdb_loader, "connected", gated)
+        return Silver(path)
+
+    def teardown(self) -> None:
+        try:
+            super().teardown()
+        finally:
+            self.patch.undo()
+            self.kept.close()
+            self.folder.cleanup()
+
+
+class TestDuckDBMachine(DuckDBMachine.TestCase):
+    """Whatever happens to loaders, each record is a row or in quarantine, once; `HYPOTHESIS_PROFILE=nightly` looks longer."""
+
+    settings = settings(
+        max_examples=max(30, settings().max_examples // 3),
+        stateful_step_count=30,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+def play(machine: type[SilverMachine], examples: int) -> None:
+    """Run a machine, the same way every time."""
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=30,
+            derandomize=True,
+            database=None,
+            deadline=None,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+WANTED = {
+    "lose the statement: COMMIT",
+    "lose the answer: COMMIT",
+    "killed at COMMIT",
+    "told: CommitUnknownError",
+    "told: PositionConflictError",
+    "told: SinkUnavailableError",
+    "an older contract was refused",
+}
+
+
+def test_the_machine_reaches_what_the_transaction_is_for() -> None:
+    """Without this a machine whose loaders never meet would pass as well."""
+    missing = set(WANTED)
+
+    class EnoughError(Exception):
+        pass
+
+    class Watched(DuckDBMachine):
+        def teardown(self) -> None:
+            super().teardown()
+            missing.difference_update(self.seen)
+            if not missing:
+                raise EnoughError
+
+    with contextlib.suppress(EnoughError):
+        play(Watched, 500)
+
+    assert missing == set()
+
+
+class Splitting(Gated):
+    """Commits the rows before it writes the ledger."""
+
+    def execute(self, sql: str, *values: object) -> duckdb.DuckDBPyConnection:
+        if sql.startswith("INSERT INTO headrace_ledger") and self.inside:
+            super().execute("COMMIT")
+            super().execute("BEGIN")
+        return super().execute(sql, *values)
+
+
+def without_the_lock(patch: pytest.MonkeyPatch) -> None:
+    """No UPDATE of the lock row: nothing makes two transactions meet (S2, T15)."""
+    patch.setattr(DuckDBLoader, "_lock", lambda *_: None)
+    for module in (duckdb_loader, duckdb_tables):
+        patch.setattr(module, "HELD", "$target = $target AND $attempt = $attempt")
+
+
+def with_the_ledger_before_the_lock(patch: pytest.MonkeyPatch) -> None:
+    """What the ledger lacks is asked before the transaction, and not again under the lock (S2, T15)."""
+    lacking = DuckDBLoader._lacking
+
+    def before(self: DuckDBLoader, connection: Gated, segments: Sequence[Any]) -> Sequence[Any]:
+        return list(segments) if connection.inside else lacking(self, connection, segments)
+
+    patch.setattr(DuckDBLoader, "_lacking", before)
+
+
+def with_two_transactions(patch: pytest.MonkeyPatch) -> None:
+    """The ledger follows in a transaction of its own."""
+    patch.setattr(DuckDBMachine, "connection", Splitting)
+
+
+@pytest.mark.parametrize("rule", [without_the_lock, with_the_ledger_before_the_lock, with_two_transactions])
+def test_the_machine_finds_a_missing_rule(rule: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch):
+    """Take one protection away, and some order of events doubles a record or tells of one that is not there."""
+    rule(monkeypatch)
+
+    with pytest.raises(ViolationError):
+        play(DuckDBMachine, 300)
+
+
+# ---- loaders that break a promise -----------------------------------------------------------------------------------
+
+STRANGER = """
+import sys
+from unittest import mock
+import attrs, duckdb, pytest
+from headrace.errors import *
+from headrace.loader import Census, LoadResult
+from headrace.plugins.duckdb import loader as module
+from headrace.plugins.duckdb.loader import DuckDBLoader
+from headrace.testing.contracts.loader import LoaderContract
+
+Silver = next(m.Silver for n, m in list(sys.modules.items()) if n.endswith("contracts.test_loaders"))
+
+{broken}
+
+class TestBroken(LoaderContract):
+    @pytest.fixture
+    def warehouse(self, tmp_path):
+        with duckdb.connect(str(tmp_path / "silver.duckdb")):  # while one is open, another one costs nothing
+            yield Silver(tmp_path / "silver.duckdb", Broken)
+"""
+
+BROKEN = {
+    "nothing": ("class Broken(DuckDBLoader): pass", set()),
+    "does not look into the ledger": (
+        """
+class Broken(DuckDBLoader):
+    def _lacking(self, connection, segments):
+        return list(segments)
+""",
+        {
+            "test_loading_again_loads_nothing",
+            "test_two_loaders_at_once_load_once",
+            "test_segments_out_of_line_are_refused",
+            "test_a_segment_behind_the_ledger_must_follow_it",
+        },
+    ),
+    "a transaction for each segment": (
+        """
+class Broken(DuckDBLoader):
+    def load(self, segments):
+        return sum((super(Broken, self).load([s]) for s in segments), LoadResult())
+""",
+        {
+            "test_segments_out_of_line_are_refused",
+            "test_a_segment_that_lies_stops_all",
+            "test_an_object_that_cannot_be_read_stops_all",
+        },
+    ),
+    "goes over gaps": (
+        """
+class Broken(DuckDBLoader):
+    def load(self, segments):
+        try:
+            return super().load(segments)
+        except PositionConflictError:
+            with mock.patch.object(Broken, "_lacking", lambda self, connection, segments: list(segments)):
+                return super().load(segments)
+""",
+        {"test_segments_out_of_line_are_refused", "test_a_segment_behind_the_ledger_must_follow_it"},
+    ),
+    "believes the trailer": (
+        """
+class Broken(DuckDBLoader):
+    pass
+
+@pytest.fixture(autouse=True)  # not in load: it runs in threads
+def believing(monkeypatch):
+    monkeypatch.setattr(module, "_check_counts", lambda *_: None)
+""",
+        {"test_a_segment_that_lies_stops_all"},
+    ),
+    "throws bad records away": (
+        """
+class Broken(DuckDBLoader):
+    def load(self, segments):
+        result = super().load(segments)
+        with self._connected() as connection:
+            connection.execute(f"DELETE FROM {self.target}_quarantine")
+        return result
+""",
+        {"test_good_rows_and_bad_records_go_where_they_belong"},
+    ),
+    "counts with floats": (
+        """
+class Broken(DuckDBLoader):
+    def load(self, segments):
+        result = super().load(segments)
+        with self._connected() as connection:
+            connection.execute(f"UPDATE {self.target} SET price = price::DOUBLE::DECIMAL(18, 6) WHERE price < 999999999999")
+            connection.execute(f"UPDATE {self.target} SET size = size::DOUBLE::BIGINT WHERE size < 9223372036854775000")
+        return result
+""",
+        {"test_good_rows_and_bad_records_go_where_they_belong"},
+    ),
+    "loads equal records once": (
+        """
+class Broken(DuckDBLoader):
+    def load(self, segments):
+        result = super().load(segments)
+        with self._connected() as connection:
+            connection.execute(
+                f"DELETE FROM {self.target} t WHERE EXISTS (SELECT 1 FROM {self.target} o WHERE o._offset < t._offset"
+                " AND (o.symbol, o.price) = (t.symbol, t.price))"
+            )
+        return result
+""",
+        {"test_good_rows_and_bad_records_go_where_they_belong"},
+    ),
+    "is ahead of itself": (
+        """
+class Broken(DuckDBLoader):
+    def positions(self, lines):
+        return {line: end and end + 1 for line, end in super().positions(lines).items()}
+""",
+        {"test_good_rows_and_bad_records_go_where_they_belong", "test_close_can_be_repeated"},
+    ),
+    "takes one line for another": (
+        """
+class Broken(DuckDBLoader):
+    def positions(self, lines):
+        found = super().positions([attrs.evolve(line, dataset_id="0123456789abcdef" * 2) for line in lines])
+        return dict(zip(lines, found.values()))
+""",
+        {"test_several_segments_at_once"},
+    ),
+    "counts in the ledger": (
+        """
+class Broken(DuckDBLoader):
+    def census(self, line, start, end):
+        with self._connected() as connection:
+            found = connection.execute(
+                "SELECT sum(inserted), sum(rejected) FROM headrace_ledger WHERE target = ? AND dataset = ?",
+                [self.target, line.dataset_id],
+            ).fetchall()[0]
+        return Census(found[0] or 0, found[1] or 0, 0)
+""",
+        {"test_the_census_counts_what_is_there"},
+    ),
+    "keeps in quarantine what it took out": (
+        """
+class Broken(DuckDBLoader):
+    def redrive(self, selection):
+        return attrs.evolve(super().redrive(selection), rejected=0)
+""",
+        {"test_redrive_moves_what_now_keeps_the_contract"},
+    ),
+    "takes any version": (
+        """
+class Broken(DuckDBLoader):
+    def _lock(self, connection, attempt):
+        connection.execute("UPDATE headrace_lock SET contract_version = 0")
+        super()._lock(connection, attempt)
+""",
+        {"test_an_older_contract_is_refused"},
+    ),
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_broken_loader(failing: Callable[[str], set[str]], how: str):
+    """Each loader that breaks one promise fails the tests that stand for it; one that keeps all passes."""
+    broken, expected = BROKEN[how]
+    failed = failing(STRANGER.replace("{broken}", broken))
+    assert expected <= failed
+    assert bool(expected) == bool(failed)
