@@ -19,10 +19,14 @@ class StoredObject:
         key: Relative to the store's root, ``/`` between parts.
 
         size: In bytes.
+
+        modified_s: When it was put there, seconds since the Unix epoch by the store's own clock; None where the store does
+            not tell. Never earlier than that, but for a second that is cut off: it is what an object's age is taken from.
     """
 
     key: str
     size: int
+    modified_s: float | None = attrs.field(default=None, eq=False)
 
 
 @attrs.frozen

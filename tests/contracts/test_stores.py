@@ -119,6 +119,17 @@ class Broken(MemoryStore):
 """,
         {"test_an_empty_object_is_not_a_missing_one"},
     ),
+    "tells the time of something else": (
+        """
+import attrs
+
+class Broken(MemoryStore):
+    def list(self, prefix, after=""):
+        page = super().list(prefix, after)
+        return Page([attrs.evolve(o, modified_s=-n) for n, o in enumerate(page.objects)], page.truncated)
+""",
+        {"test_a_store_that_tells_times_tells_when_an_object_was_put"},
+    ),
     "deletes only what is there": (
         """
 class Broken(MemoryStore):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import bisect
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 
 import attrs
 
@@ -22,11 +23,16 @@ class MemoryStore(Store):
         page_size: How many objects one listing returns; small, so that a test meets many pages.
 
         objects: By key, for whoever reads around the library.
+
+        clock: What the store says of an object's age, seconds since the Unix epoch; ages count from here for what was put
+            into `objects` around the store.
     """
 
     place: str = "memory://lake"
     page_size: int = 1000
     objects: dict[str, bytes] = attrs.field(factory=dict)
+    clock: Callable[[], float] = time.time
+    _created_s: dict[str, float] = attrs.field(factory=dict, init=False, repr=False)
     _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False, repr=False)
 
     def create(self, key: str, body: bytes, metadata: Mapping[str, str]) -> bool:
@@ -34,6 +40,7 @@ class MemoryStore(Store):
             if key in self.objects:
                 return False
             self.objects[key] = bytes(body)
+            self._created_s[key] = self.clock()
             return True
 
     def list(self, prefix: str, after: str = "") -> Page:
@@ -41,7 +48,10 @@ class MemoryStore(Store):
             keys = sorted(self.objects, key=str.encode)
             first = bisect.bisect_right(keys, after.encode(), key=str.encode)
             found = [k for k in keys[first:] if k.startswith(prefix) and self._listed(k)]
-            objects = [StoredObject(k, len(self.objects[k])) for k in found[: self.page_size]]
+            objects = [
+                StoredObject(k, len(self.objects[k]), self._created_s.setdefault(k, self.clock()))
+                for k in found[: self.page_size]
+            ]
             return Page(objects, truncated=len(found) > self.page_size)
 
     def _listed(self, key: str) -> bool:
@@ -55,6 +65,7 @@ class MemoryStore(Store):
     def delete(self, key: str) -> None:
         with self._lock:
             self.objects.pop(key, None)
+            self._created_s.pop(key, None)
 
 
 class OverwritingStore(MemoryStore):

@@ -97,7 +97,9 @@ class FileStore(Store):
                 if len(objects) == self.page_size:
                     return Page(objects, truncated=True)
                 with contextlib.suppress(FileNotFoundError):  # deleted since
-                    objects.append(StoredObject(key, entry.stat().st_size))
+                    about = entry.stat()
+                    # the inode's own time is that of the link; the content's is older by as long as the writer slept
+                    objects.append(StoredObject(key, about.st_size, about.st_ctime))
         return Page(objects, truncated=False)
 
     def _walk(self, folder: str, prefix: str, after: str) -> Iterator[tuple[str, os.DirEntry[str]]]:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from headrace.store import Store
+from headrace.store import Store, StoredObject
 
 WRITERS = 8
 
@@ -183,6 +183,22 @@ class StoreContract:
                 stop.set()
             writing.result()
 
+    def test_a_store_that_tells_times_tells_when_an_object_was_put(self, store: Store, other: Store) -> None:
+        """By one clock, the store's: an object that was put later is not older; a name that was deleted begins anew."""
+        for key in ("s/a", "s/b", "s/c"):
+            store.create(key, b"x", {})
+        first, second, third = (o.modified_s for o in _objects(other, "s/"))
+        if first is None or second is None or third is None:
+            assert first is second is third is None, "a store tells all times or none"
+            return
+        assert first <= second <= third
+        assert third < first + 600
+        store.delete("s/a")
+        store.create("s/a", b"x", {})
+        (again,) = (o.modified_s for o in _objects(other, "s/a"))
+        assert again is not None
+        assert again >= third
+
     # ---- read -------------------------------------------------------------------------------------------------------
 
     def test_read_is_a_slice(self, store: Store) -> None:
@@ -229,9 +245,13 @@ class StoreContract:
 
 def _all(store: Store, prefix: str = "", after: str = "") -> Iterator[str]:
     """Every key, page by page."""
+    return (o.key for o in _objects(store, prefix, after))
+
+
+def _objects(store: Store, prefix: str = "", after: str = "") -> Iterator[StoredObject]:
     while True:
         page = store.list(prefix, after)
-        yield from (o.key for o in page.objects)
+        yield from page.objects
         if not page.truncated:
             return
         after = page.objects[-1].key
