@@ -27,3 +27,13 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             yield cluster.bootstrap
     except ServerMissing as exc:
         pytest.skip(f"no Kafka: set HEADRACE_TEST_KAFKA=HOST:PORT, or: {exc}")
+
+
+@pytest.fixture(scope="session")
+def kafka_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
+    """Three brokers of our own, which a test may kill and must start again; an unclean leader is allowed by topic only."""
+    try:
+        with Kafka(folder=tmp_path_factory.mktemp("kafka-cluster"), count=3) as cluster:
+            yield cluster
+    except ServerMissing as exc:
+        pytest.skip(f"no Kafka: {exc}")
