@@ -24,6 +24,25 @@ _REMEMBERED = 1000
 PLAIN = ("acks", "debug", "log_level", "partitioner", "retries")
 """librdkafka's settings whose names have no dot (its CONFIGURATION.md)."""
 
+_CONNECTION = (
+    "api.",
+    "bootstrap.",
+    "broker.",
+    "client.",
+    "connections.",
+    "debug",
+    "enable.sasl.",
+    "enable.ssl.",
+    "https.",
+    "log",
+    "reconnect.",
+    "sasl.",
+    "security.",
+    "socket.",
+    "ssl.",
+)
+"""How librdkafka's settings begin that are about a connection, and no consumer's or producer's alone."""
+
 _REFUSED = {
     KafkaError._AUTHENTICATION,
     KafkaError._SSL,
@@ -37,7 +56,22 @@ _REFUSED = {
     KafkaError.UNSUPPORTED_SASL_MECHANISM,
     KafkaError.TOPIC_EXCEPTION,
     KafkaError.INVALID_CONFIG,
+    KafkaError.FENCED_INSTANCE_ID,
+    KafkaError.UNRELEASED_INSTANCE_ID,
 }
+_ADVICE = {
+    KafkaError.FENCED_INSTANCE_ID: "another member of the group has the same instance=; give each its own",
+    KafkaError.UNRELEASED_INSTANCE_ID: "another member of the group has the same instance=, or had it a moment ago: give each"
+    " its own, or wait until the group has forgotten it (its session timeout)",
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: "to read, the user needs Describe and Read on the topic; to publish, Describe and"
+    " Write",
+    KafkaError.GROUP_AUTHORIZATION_FAILED: "the user needs Read on the consumer group",
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED: "the user needs a right on the cluster: IdempotentWrite to publish, Create to make"
+    " a topic",
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "the user needs Describe and Write on the transactional id",
+}
+"""What to do, where more can be said than that something was refused."""
+
 NO_TOPIC = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}
 
 
@@ -55,7 +89,8 @@ def told(error: KafkaError, what: str, unavailable: type[TransientError]) -> Hea
     if error.code() in NO_TOPIC:
         return ConfigError(f"{what}: the topic or partition does not exist; make it, or mend the name ({error.str()})")
     if error.fatal() or error.code() in _REFUSED:
-        return ConfigError(f"{what}: {error.name()}: {error.str()}; check addresses, credentials and rights")
+        advice = _ADVICE.get(error.code(), "check addresses, credentials and rights")
+        return ConfigError(f"{what}: {error.name()}: {error.str()}; {advice}")
     return unavailable(f"{what}: {error.name()}: {error.str()}")
 
 
@@ -126,6 +161,11 @@ def merged(fixed: Mapping[str, object], defaults: Mapping[str, object], given: M
 def credentials(uri: URI) -> dict[str, str]:
     """Take ``user:password@`` from the URI as SASL's."""
     return {"sasl.username": uri.user, "sasl.password": uri.password} if uri.user else {}
+
+
+def connection(settings: Mapping[str, object]) -> dict[str, object]:
+    """Leave of a client's settings those that say how brokers are reached: every client of a component has the same."""
+    return {name: value for name, value in settings.items() if name.startswith(_CONNECTION)}
 
 
 def topics_of(uri: URI) -> tuple[str, ...]:

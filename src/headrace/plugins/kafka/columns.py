@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 
 from confluent_kafka import TIMESTAMP_CREATE_TIME, TIMESTAMP_LOG_APPEND_TIME, Message
 
@@ -12,10 +13,45 @@ from headrace.records import Batch, Headers, Partition, TimestampType
 _TYPES: dict[int, TimestampType] = {TIMESTAMP_CREATE_TIME: "create", TIMESTAMP_LOG_APPEND_TIME: "append"}
 
 
+def runs(messages: list[Message], topics: tuple[str, ...]) -> Iterator[tuple[Partition, list[Message]]]:
+    """Split what one call returned into runs of one partition; mostly it is one."""
+    if not messages:
+        return
+    numbers = list(map(Message.partition, messages))
+    if len(topics) == 1 and numbers.count(numbers[0]) == len(numbers):
+        yield Partition(topics[0], numbers[0] or 0), messages
+        return
+    i = 0
+    for (topic, number), group in itertools.groupby(zip(map(Message.topic, messages), numbers, strict=True)):
+        count = sum(1 for _ in group)
+        yield Partition(topic or "", number or 0), messages[i : i + count]
+        i += count
+
+
+def from_offset(run: list[Message], offset: int) -> list[Message]:
+    """Leave out what lies before *offset*; offsets of one partition only grow."""
+    return run if offset_of(run[0]) >= offset else [m for m in run if offset_of(m) >= offset]
+
+
+def by_leader(run: list[Message]) -> Iterator[list[Message]]:
+    """Split a run where another leader took over; epochs only rise, so its ends say whether one did."""
+    if run[0].leader_epoch() == run[-1].leader_epoch():
+        yield run
+        return
+    for _, group in itertools.groupby(run, lambda m: m.leader_epoch()):
+        yield list(group)
+
+
+def offset_of(message: Message) -> int:
+    """Return a record's offset, which it always has."""
+    offset = message.offset()
+    assert offset is not None, "a record has an offset"  # noqa: S101 - librdkafka's promise
+    return offset
+
+
 def batch_of(messages: list[Message], partition: Partition, assignment: int, start: int) -> Batch:
     """Make a batch of messages of one partition, none of them an error."""
-    first, last = messages[0].offset(), messages[-1].offset()
-    assert first is not None and last is not None, "a record has an offset"  # noqa: S101, PT018 - librdkafka's promise
+    first, last = offset_of(messages[0]), offset_of(messages[-1])
     # offsets of one partition only grow, so the two ends prove the middle
     dense = last - first + 1 == len(messages)
     stamps = list(map(Message.timestamp, messages))

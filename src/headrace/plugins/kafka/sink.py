@@ -11,7 +11,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # the client's stubs
 
 from headrace.errors import CommitUnknownError, ConfigError, DataError, HeadraceError, SinkUnavailableError
-from headrace.plugins.kafka.client import PLAIN, asked, credentials, made, merged, told, topics_of
+from headrace.plugins.kafka.client import PLAIN, asked, connection, credentials, made, merged, told, topics_of
 from headrace.records import Batch, Extent, Hint, Identity, Partition, Position, Record
 from headrace.sink import Draft, Guarantee, Sink
 
@@ -80,7 +80,7 @@ class KafkaSink(Sink):
 
     def bind(self, extents: Mapping[Partition, Extent]) -> Mapping[str, Identity]:
         """Find the topic, or make it. Nothing is pinned: a topic keeps no identity of what is published to it."""
-        admin = made(AdminClient, {"bootstrap.servers": self.bootstrap, **self._connection()})
+        admin = made(AdminClient, {"bootstrap.servers": self.bootstrap, **connection(self.client_settings)})
         what = f"find topic {self.topic!r} at {self.bootstrap}"
         about = asked(lambda: admin.list_topics(timeout=self.request_timeout_s), what, SinkUnavailableError).topics.get(
             self.topic
@@ -142,11 +142,6 @@ class KafkaSink(Sink):
             }
             self._producer = made(Producer, merged(fixed, defaults, self.client_settings))
         return self._producer
-
-    def _connection(self) -> dict[str, str]:
-        return {
-            n: v for n, v in self.client_settings.items() if n.split(".")[0] in ("sasl", "security", "ssl", "client")
-        }
 
 
 @attrs.define(eq=False)
