@@ -122,6 +122,11 @@ class Pipeline:
                 f"memory_bytes is {self.memory_bytes}, expected at least twice the source's queue_bytes,"
                 f" {self.source.queue_bytes}: raise the one or lower the other"
             )
+        if self.sink.rereads and not self.source.rereadable:
+            raise ConfigError(
+                f"the sink is to be {self.sink.guarantee}, and the source cannot be read again from a position: after a crash"
+                " records would be missing; ask for at-least-once, or keep the feed in Kafka or a lake first"
+            )
         self._retry = Retry(self.retry_for_s, self.stopping)
         self._committer = Committer(
             extents=self.source.extents,

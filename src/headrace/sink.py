@@ -77,9 +77,12 @@ class Sink(ABC):
 
     Attributes:
         guarantee: What a reader of the sink may rely on after any crash.
+
+        rereads: The guarantee holds only for a source that can be read again from the position that is found here.
     """
 
     guarantee: Guarantee = "exactly-once"
+    rereads: bool = False
 
     @abstractmethod
     def bind(self, extents: Mapping[Partition, Extent]) -> Mapping[str, Identity]:

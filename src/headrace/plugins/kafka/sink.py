@@ -1,4 +1,4 @@
-"""Publishes to a topic with an idempotent producer."""
+"""Publishes to a topic: exactly once, with the position in the transaction, or idempotently, as soon as can be."""
 
 from __future__ import annotations
 
@@ -7,34 +7,43 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal
 
 import attrs
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
-from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # the client's stubs
+from confluent_kafka import KafkaException, Producer
 
-from headrace.errors import CommitUnknownError, ConfigError, DataError, HeadraceError, SinkUnavailableError
-from headrace.plugins.kafka.client import PLAIN, asked, connection, credentials, made, merged, told, topics_of
-from headrace.records import Batch, Extent, Hint, Identity, Partition, Position, Record
-from headrace.sink import Draft, Guarantee, Sink
+from headrace.errors import CommitUnknownError, ConfigError
+from headrace.plugins.kafka.client import PLAIN, connection, credentials, made, merged, topics_of
+from headrace.plugins.kafka.exactly_once import PositionsInTopic
+from headrace.plugins.kafka.publish import Attempt, KafkaDraft, produce
+from headrace.plugins.kafka.topics import NewSettings, Topics, create_settings
+from headrace.records import Extent, Hint, Identity, Partition, Position
+from headrace.sink import Guarantee, Sink
 
 if TYPE_CHECKING:
     from headrace.registry import Registry
     from headrace.uri import URI
 
-_TOO_LARGE = {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE, KafkaError._BAD_MSG}
-
 
 @attrs.define(kw_only=True, eq=False)
 class KafkaSink(Sink):
     """
-    Publishes records with key, value, headers and timestamp, in their order, at least once. A record without a timestamp gets
-    that of its publishing, and so does one of the epoch's first millisecond, which the client library takes for none.
+    Publishes records with key, value, headers and timestamp, in their order.
 
-    A topic keeps no position for us: a run begins where the source's own acknowledged offset is, so that records between
-    the last acknowledgement and a crash are published again. The idempotent producer keeps its own retries from doing so.
+    ``guarantee="at-least-once"``, the default: by one idempotent producer, with the least latency. A topic keeps no position for
+    us: a run begins where the source's own acknowledged offset is, so that records between the last acknowledgement and a
+    crash are published again.
+
+    ``guarantee="exactly-once"``: the position is written to a side topic in the same transaction as the records, under a
+    transactional id for each partition of the source. Whoever reads with ``isolation.level=read_committed`` sees each record
+    exactly once, and in order. The source must be one that can be read again.
+
+    A record without a timestamp gets that of its publishing, and so does one of the epoch's first millisecond, which the client
+    library takes for none.
 
     Attributes:
         bootstrap: ``host:port``, several divided by commas.
 
         topic: Where all streams of the source go.
+
+        guarantee: What whoever reads the topic may rely on after a crash.
 
         partition: "key": records of one key stay in one partition, as Java's producer places them; "keep": the source's
             own partition numbers.
@@ -46,31 +55,63 @@ class KafkaSink(Sink):
         create_settings: Of a topic that is made: Kafka's own, ``retention.ms=-1,cleanup.policy=delete``. A topic of old
             records needs the first one: retention goes by their timestamps, and takes them at once.
 
+        epoch: The name of a new beginning: everything is published once more, behind what is there; "" for the first.
+
+        append: Publish exactly once into a topic that has records and no positions of ours.
+
+        positions_topic: The side topic; ``TOPIC.headrace-positions`` unless given. It is made where it does not exist.
+
+        transactional_id_prefix: Of the transactional ids; pinned, as other ids would not fence those of before.
+
+        transaction_timeout_s: How long one draft may take to be published. What a process that died has left open holds
+            readers back for so long at the most, or until its partition is published again.
+
+        producers: How many partitions keep their producer, ready for the next draft: each costs about 0.5 MB and 4 threads.
+
+        position_max_age_s: An older position is looked up again before it is written to.
+
         request_timeout_s: How long a question to the brokers waits.
 
-        delivery_timeout_s: How long a record is tried before its commit is not known.
+        delivery_timeout_s: How long a record is tried before its commit is not known; not for exactly-once.
 
-        client_settings: Any setting of librdkafka; those that order and idempotence rest on are refused.
+        client_settings: Any setting of librdkafka; those that order, idempotence and transactions rest on are refused.
 
         clock: Monotonic seconds.
     """
 
     bootstrap: str
     topic: str
+    guarantee: Guarantee = attrs.field(
+        default="at-least-once", validator=attrs.validators.in_(("exactly-once", "at-least-once"))
+    )
     partition: Literal["key", "keep"] = "key"
     create_partitions: int = 0
     create_replication: int = 1
     create_settings: str = ""
+    epoch: str = ""
+    append: bool = False
+    positions_topic: str = ""
+    transactional_id_prefix: str = "headrace"
+    transaction_timeout_s: float = attrs.field(default=60.0, validator=attrs.validators.ge(1.0))
+    producers: int = attrs.field(default=100, validator=attrs.validators.ge(1))
+    position_max_age_s: float = attrs.field(default=3600.0, validator=attrs.validators.ge(1.0))
     request_timeout_s: float = 10.0
     delivery_timeout_s: float = 120.0
     client_settings: Mapping[str, str] = attrs.field(factory=dict, repr=False)
     clock: Callable[[], float] = time.monotonic
-    guarantee: Guarantee = attrs.field(default="at-least-once", init=False)
+    _topics: Topics = attrs.field(init=False)
     _producer: Producer | None = attrs.field(default=None, init=False)
+    _positions: PositionsInTopic | None = attrs.field(default=None, init=False)  # where they are for exactly-once
+
+    def __attrs_post_init__(self) -> None:
+        self.rereads = self.guarantee == "exactly-once"
+        self._topics = Topics(settings=self.connection(), timeout_s=self.request_timeout_s, clock=self.clock)
+        if self.guarantee == "exactly-once":
+            self._positions = PositionsInTopic(sink=self, topics=self._topics)
 
     @classmethod
     def from_uri(cls, uri: URI, registry: Registry) -> KafkaSink:
-        """Make the sink of ``kafka://host:9092/trades``; a setting with a dot is librdkafka's."""
+        """Make the sink of ``kafka://host:9092/trades?guarantee=exactly-once``; a setting with a dot is librdkafka's."""
         topics = topics_of(uri)
         if len(topics) > 1:
             raise ConfigError(f"found {len(topics)} topics in {uri}, expected one to publish to")
@@ -79,156 +120,80 @@ class KafkaSink(Sink):
         return cls(**{"bootstrap": uri.host, "topic": topics[0], **found})
 
     def bind(self, extents: Mapping[Partition, Extent]) -> Mapping[str, Identity]:
-        """Find the topic, or make it. Nothing is pinned: a topic keeps no identity of what is published to it."""
-        admin = made(AdminClient, {"bootstrap.servers": self.bootstrap, **connection(self.client_settings)})
-        what = f"find topic {self.topic!r} at {self.bootstrap}"
-        about = asked(lambda: admin.list_topics(timeout=self.request_timeout_s), what, SinkUnavailableError).topics.get(
-            self.topic
-        )
-        if about is None and self.create_partitions:
-            self._create(admin)
-        elif about is None and not self._auto_created(admin):
-            raise ConfigError(f"{what}: it does not exist; make it, or add ?create_partitions=N to have it made")
-        return {partition.stream: extent.identity for partition, extent in extents.items()}
-
-    def _create(self, admin: AdminClient) -> None:
-        pairs = [pair.partition("=") for pair in self.create_settings.split(",") if pair]
-        if not all(name and equals for name, equals, _ in pairs):
-            raise ConfigError(
-                f"found create_settings={self.create_settings}, expected NAME=VALUE, several divided by commas"
-            )
-        config = {name: value for name, _, value in pairs}
-        wanted = NewTopic(self.topic, self.create_partitions, self.create_replication, config=config)
-        asked_for = admin.create_topics([wanted], request_timeout=self.request_timeout_s)
-        try:
-            asked_for[self.topic].result(self.request_timeout_s + 1)
-        except TimeoutError as exc:
-            raise SinkUnavailableError(f"make topic {self.topic!r} at {self.bootstrap}: no answer") from exc
-        except KafkaException as exc:
-            if exc.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                raise told(exc.args[0], f"make topic {self.topic!r}", SinkUnavailableError) from exc
-
-    def _auto_created(self, admin: AdminClient) -> bool:
-        """Whether asking for the topic by name makes it: brokers with auto.create.topics.enable, and librdkafka's own."""
-        try:
-            return self.topic in admin.list_topics(self.topic, timeout=self.request_timeout_s).topics and bool(
-                admin.list_topics(self.topic, timeout=self.request_timeout_s).topics[self.topic].partitions
-            )
-        except KafkaException:
-            return False
+        """Find the topic, or make it. For exactly-once each stream is pinned; otherwise a topic keeps no identity of it."""
+        config = create_settings(self.create_settings)
+        self._topics.find(self.topic, NewSettings(self.create_partitions, self.create_replication, config))
+        identities = {partition.stream: extent.identity for partition, extent in extents.items()}
+        return identities if self._positions is None else self._positions.bind(identities)
 
     def positions(self, hints: Mapping[Partition, Hint | None]) -> Mapping[Partition, Position | Exception]:
+        if self._positions is not None:
+            return self._positions.look_up(hints)
         now = self.clock()
         return {p: Position(0 if hint is None else hint.offset, None, None, None, now) for p, hint in hints.items()}
 
     def draft(self, partition: Partition, position: int, buffer_bytes: int) -> KafkaDraft:
-        return KafkaDraft(sink=self, partition=partition, position=position)
+        store = self._publish if self._positions is None else self._positions.commit
+        return KafkaDraft(partition=partition, position=position, store=store)
+
+    def note(self, partition: Partition, start: int, end: int) -> None:
+        if self._positions is None:
+            super().note(partition, start, end)
+        else:
+            self._positions.note(partition, start, end)
 
     def close(self) -> None:
         producer, self._producer = self._producer, None
         if producer is not None:
             producer.flush(self.request_timeout_s)
+        if self._positions is not None:
+            self._positions.close()
 
-    def producer(self) -> Producer:
-        """Return the producer, made at first use."""
+    # ---- what both ways to publish share ------------------------------------------------------------------
+
+    def number(self, partition: Partition) -> int:
+        """Where a partition's records go; -1: the partitioner decides."""
+        return partition.number if self.partition == "keep" else -1
+
+    def connection(self) -> dict[str, object]:
+        """librdkafka's settings for a client that does not publish."""
+        return {"bootstrap.servers": self.bootstrap, **connection(self.client_settings)}
+
+    def producer_settings(self, fixed: Mapping[str, object]) -> dict[str, object]:
+        """librdkafka's settings for a producer; *fixed* are those that cannot be given otherwise."""
+        defaults = {
+            "client.id": "headrace",
+            "linger.ms": 20,
+            "partitioner": "murmur2_random",
+            "reconnect.backoff.max.ms": 5000,
+        }
+        always = {"bootstrap.servers": self.bootstrap, "enable.idempotence": True, "acks": "all"}
+        return merged({**always, **fixed}, defaults, self.client_settings)
+
+    # ---- at least once ------------------------------------------------------------------------------------
+
+    def _publish(self, draft: KafkaDraft, base: int, at: Position, identity: Identity) -> Position:
+        """Publish a draft with the idempotent producer; what is not delivered in time may be, or not."""
         if self._producer is None:
-            fixed = {"bootstrap.servers": self.bootstrap, "enable.idempotence": True, "acks": "all"}
-            defaults = {
-                "client.id": "headrace",
-                "linger.ms": 20,
-                "partitioner": "murmur2_random",
-                "delivery.timeout.ms": int(self.delivery_timeout_s * 1000),
-                "reconnect.backoff.max.ms": 5000,
-            }
-            self._producer = made(Producer, merged(fixed, defaults, self.client_settings))
-        return self._producer
+            delivery = {"delivery.timeout.ms": int(self.delivery_timeout_s * 1000)}
+            self._producer = made(Producer, {**delivery, **self.producer_settings({})})
+        producer, attempt = self._producer, Attempt()
+        deadline = self.clock() + self.delivery_timeout_s + 5.0
 
-
-@attrs.define(eq=False)
-class _Attempt:
-    """What is known of the records of one attempt; a late answer to an earlier one is not counted here."""
-
-    sent: int = 0
-    acked: int = 0
-    failed: KafkaError | None = None
-
-    def delivered(self, error: KafkaError | None, _: Message) -> None:
-        self.acked += 1
-        self.failed = self.failed or error
-
-
-@attrs.define(kw_only=True, eq=False)
-class KafkaDraft(Draft):
-    """Records that wait to be published: held until the commit, so that a discarded draft published nothing."""
-
-    sink: KafkaSink
-    partition: Partition
-    position: int
-    _batches: list[Batch] = attrs.field(factory=list)
-    _held_bytes: int = 0
-    _attempt: _Attempt = attrs.field(factory=_Attempt)
-
-    @property
-    def held_bytes(self) -> int:
-        return self._held_bytes
-
-    @property
-    def end(self) -> int:
-        return self._batches[-1].end if self._batches else self.position
-
-    def add(self, batch: Batch) -> None:
-        self._batches.append(batch)
-        self._held_bytes += batch.nbytes + 200 * len(batch)  # the Python objects of a record cost about so much
-
-    def commit(self, base: int, at: Position, identity: Identity) -> Position:
-        producer = self.sink.producer()
-        attempt = self._attempt = _Attempt()
-        for batch in self._batches:
-            for record in batch.records():
-                self._produce(producer, record)
-        deadline = self.sink.clock() + self.sink.delivery_timeout_s + 5.0
-        while attempt.acked < attempt.sent and self.sink.clock() < deadline:
+        def wait() -> None:
             producer.poll(0.05)
-        self._check()
-        return Position(self.end, None, None, self._batches[-1].leader_epoch, self.sink.clock())
-
-    def discard(self) -> None:
-        self._batches = []
-        self._held_bytes = 0
-
-    def _produce(self, producer: Producer, record: Record) -> None:
-        number = self.partition.number if self.sink.partition == "keep" else -1  # -1: the partitioner decides
-        while True:
-            try:
-                producer.produce(
-                    self.sink.topic,
-                    value=record.value,
-                    key=record.key,
-                    headers=list(record.headers) or None,
-                    timestamp=max(0, record.timestamp_ms),  # 0: now
-                    on_delivery=self._attempt.delivered,
-                    partition=number,
+            if self.clock() >= deadline:
+                raise CommitUnknownError(
+                    f"{draft.partition}: {attempt.acked} of {draft.records} records of [{draft.position}, {draft.end}) were"
+                    f" acknowledged by {self.bootstrap} in {self.delivery_timeout_s} s"
                 )
-            except BufferError:
-                producer.poll(0.05)  # the client's queue is full
-            except KafkaException as exc:
-                raise self._told(exc.args[0], f"offset {record.offset}") from exc
-            else:
-                self._attempt.sent += 1
-                return
 
-    def _check(self) -> None:
-        attempt = self._attempt
+        try:
+            produce(producer, self.topic, self.number(draft.partition), draft.batches, wait, attempt.delivered)
+        except KafkaException as exc:
+            raise draft.refused(exc.args[0], self.topic, CommitUnknownError) from exc
+        while attempt.acked < draft.records:
+            wait()
         if attempt.failed is not None:
-            raise self._told(attempt.failed, f"[{self.position}, {self.end})")
-        if attempt.acked < attempt.sent:
-            raise CommitUnknownError(
-                f"{self.partition}: {attempt.sent - attempt.acked} of {attempt.sent} records of [{self.position}, {self.end})"
-                f" were not acknowledged by {self.sink.bootstrap} in {self.sink.delivery_timeout_s} s"
-            )
-
-    def _told(self, error: KafkaError, where: str) -> HeadraceError:
-        what = f"publish {self.partition} {where} to {self.sink.topic!r}"
-        if error.code() in _TOO_LARGE:
-            return DataError(f"{what}: {error.str()}; raise message.max.bytes here and max.message.bytes on the topic")
-        return told(error, what, CommitUnknownError)
+            raise draft.refused(attempt.failed, self.topic, CommitUnknownError)
+        return Position(draft.end, None, None, draft.leader_epoch, self.clock())
