@@ -24,6 +24,7 @@ _SECRET = (
     "oauthbearer.config",
     "private",
     "ssl.key",
+    "access_key",
 )
 
 

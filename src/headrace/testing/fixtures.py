@@ -14,6 +14,9 @@ import pytest
 
 from headrace.testing.servers.cache import ServerMissing
 from headrace.testing.servers.kafka import Kafka
+from headrace.testing.servers.minio import Minio
+from headrace.testing.servers.s3 import S3Endpoint, given
+from headrace.testing.servers.versity import Versity
 
 
 @pytest.fixture(scope="session")
@@ -37,3 +40,36 @@ def kafka_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
             yield cluster
     except ServerMissing as exc:
         pytest.skip(f"no Kafka: {exc}")
+
+
+@pytest.fixture(scope="session")
+def minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Endpoint]:
+    """A MinIO that outlives the tests: ``HEADRACE_TEST_MINIO``, or one of our own."""
+    if endpoint := given("HEADRACE_TEST_MINIO"):
+        yield endpoint
+        return
+    try:
+        with Minio(folder=tmp_path_factory.mktemp("minio")) as server:
+            yield server.endpoint
+    except ServerMissing as exc:
+        pytest.skip(f"no MinIO: set HEADRACE_TEST_MINIO=http://KEY:SECRET@HOST:PORT, or: {exc}")
+
+
+@pytest.fixture(scope="session")
+def versity(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Endpoint]:
+    """A Versity S3 Gateway that outlives the tests: ``HEADRACE_TEST_VERSITY``, or one of our own."""
+    if endpoint := given("HEADRACE_TEST_VERSITY"):
+        yield endpoint
+        return
+    try:
+        with Versity(folder=tmp_path_factory.mktemp("versity")) as server:
+            yield server.endpoint
+    except ServerMissing as exc:
+        pytest.skip(f"no Versity S3 Gateway: set HEADRACE_TEST_VERSITY=http://KEY:SECRET@HOST:PORT, or: {exc}")
+
+
+@pytest.fixture(scope="session", params=["minio", "versity"])
+def s3(request: pytest.FixtureRequest) -> S3Endpoint:
+    """Each S3 server that the tests know: what one hides another one shows."""
+    endpoint: S3Endpoint = request.getfixturevalue(request.param)
+    return endpoint

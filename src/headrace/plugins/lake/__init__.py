@@ -5,9 +5,12 @@ from headrace.hookspecs import Component, hookimpl
 
 @hookimpl
 def headrace_components() -> list[Component]:
-    """Bring the lake on a local disk: its sink, its source, its store."""
+    """Bring the lake on a local disk and on S3: its sink, its source, its store."""
     return [
         Component("sink", "file", f"{__name__}.sink:LakeSink", summary="bronze segments on a local disk, exactly once"),
         Component("source", "file", f"{__name__}.source:LakeSource", summary="reads a lake's chains back"),
         Component("store", "file", f"{__name__}.local:FileStore", summary="objects on a local disk"),
+        Component("sink", "s3", f"{__name__}.sink:LakeSink", "s3", "bronze segments on S3, exactly once"),
+        Component("source", "s3", f"{__name__}.source:LakeSource", "s3", "reads a lake's chains back"),
+        Component("store", "s3", f"{__name__}.s3:S3Store", "s3", "objects on S3 and what speaks like it, by s3fs"),
     ]

@@ -1,0 +1,261 @@
+"""
+Objects on S3, and on whatever speaks like it, through s3fs.
+
+s3fs makes the session: credentials, endpoint, TLS, connections, its event loop. Requests are sent one by one by its
+`call_s3`, not by its `pipe_file`, which splits large objects into parts and sends each request up to five times (B6, B15).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import os
+import ssl
+import threading
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import aiobotocore
+import attrs
+import botocore
+import s3fs
+from aiobotocore.session import AioSession
+from botocore.exceptions import BotoCoreError, HTTPClientError
+from fsspec.asyn import sync  # type: ignore[import-untyped]
+from fsspec.exceptions import FSTimeoutError  # type: ignore[import-untyped]
+
+from headrace.errors import ConfigError, HeadraceError
+from headrace.plugins.lake.answers import Answer, failed
+from headrace.plugins.lake.remote import Part
+from headrace.plugins.lake.s3_settings import S3Settings
+from headrace.store import Page, StoredObject
+
+if TYPE_CHECKING:
+    from headrace.registry import Registry
+    from headrace.uri import URI
+
+T = TypeVar("T")
+
+_NEVER_SENT = ("EndpointConnectionError", "ConnectTimeoutError", "ProxyConnectionError")
+
+
+@attrs.define(kw_only=True, eq=False)
+class S3Store(S3Settings):
+    """
+    A bucket on S3 as a store. Each segment is one create-only PUT, whatever its size, with a digest that the store checks.
+
+    It is safe to fork: a child makes connections of its own.
+    """
+
+    _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False, repr=False)
+    _files: s3fs.S3FileSystem | None = attrs.field(default=None, init=False, repr=False)
+    _pid: int = attrs.field(default=0, init=False, repr=False)
+
+    @classmethod
+    def from_uri(cls, uri: URI, registry: Registry) -> S3Store:
+        """Make the store of ``s3://bucket/prefix?region=eu-central-1`` or ``s3://bucket?endpoint_url=http://127.0.0.1:9000``."""
+        return cls(**cls.settings(uri))
+
+    def identity(self) -> str:
+        """The endpoint, the bucket, and the libraries that send: another one of them is probed again."""
+        versions = f"s3fs {s3fs.__version__} aiobotocore {aiobotocore.__version__} botocore {botocore.__version__}"
+        return f"{super().identity()} endpoint={self.endpoint_url or 'aws'} region={self.region} {versions}"
+
+    def close(self) -> None:
+        with self._lock:
+            files, self._files = self._files, None
+        if files is not None and self._pid == os.getpid():
+            sync(files.loop, files.s3.close, timeout=self.request_timeout_s)
+
+    def _scheme(self) -> str:
+        return "s3"
+
+    # ---- requests -------------------------------------------------------------------------------------------------
+
+    def _put(self, name: str, body: bytes, metadata: Mapping[str, str]) -> bool:
+        digest = hashlib.md5(body, usedforsecurity=False).digest()  # the one that every S3 checks
+        request = {
+            "Bucket": self.bucket,
+            "Key": name,
+            "Body": body,
+            "IfNoneMatch": "*",
+            "ContentMD5": base64.b64encode(digest).decode(),
+            "Metadata": dict(metadata),
+            **self.put_parameters(),
+        }
+        what = f"create s3://{self.bucket}/{name}"
+
+        async def put(files: s3fs.S3FileSystem) -> bool:
+            await files._call_s3("put_object", **request)
+            return True
+
+        def taken(answer: Answer) -> bool | None:
+            return False if answer.status == 412 else None
+
+        return self._ask(put, what, taken, writing=True, carried_bytes=len(body))
+
+    def _list(self, prefix: str, after: str) -> Page:
+        request = {"Bucket": self.bucket, "Prefix": prefix, "MaxKeys": self.page_size}
+        if after:
+            request["StartAfter"] = after
+
+        async def list_(files: s3fs.S3FileSystem) -> Page:
+            found = await files._call_s3("list_objects_v2", **request)
+            contents = found.get("Contents", ())
+            objects = [StoredObject(o["Key"], o["Size"], o["LastModified"].timestamp()) for o in contents]
+            return Page(objects, bool(found["IsTruncated"]))
+
+        return self._ask(list_, f"list s3://{self.bucket}/{prefix}")
+
+    def _get(self, name: str, wanted: str) -> Part | None:
+        request = {"Bucket": self.bucket, "Key": name, **({"Range": wanted} if wanted else {})}
+        what = f"read s3://{self.bucket}/{name}"
+
+        async def get(files: s3fs.S3FileSystem) -> Part | None:
+            found = await files._call_s3("get_object", **request)
+            async with found["Body"] as stream:
+                body = await stream.read()
+            if len(body) != found["ContentLength"]:
+                answer = Answer(None, text=f"{len(body)} of {found['ContentLength']} bytes came")
+                raise failed(answer, what, writing=False)
+            return part_of(body, found.get("ContentRange"))
+
+        def nothing(answer: Answer) -> tuple[Part | None] | None:
+            if answer.status == 416:
+                return (Part(b"", 0, 0),)
+            missing = answer.status == 404 and answer.code != "NoSuchBucket"
+            return (None,) if missing else None
+
+        async def boxed(files: s3fs.S3FileSystem) -> tuple[Part | None]:
+            return (await get(files),)
+
+        return self._ask(boxed, what, nothing)[0]
+
+    def _delete(self, name: str) -> None:
+        async def delete(files: s3fs.S3FileSystem) -> bool:
+            await files._call_s3("delete_object", Bucket=self.bucket, Key=name)
+            return True
+
+        def nothing(answer: Answer) -> bool | None:
+            return True if answer.status == 404 and answer.code != "NoSuchBucket" else None
+
+        self._ask(delete, f"delete s3://{self.bucket}/{name}", nothing)
+
+    def _ask(
+        self,
+        call: Callable[[s3fs.S3FileSystem], Awaitable[T]],
+        what: str,
+        expected: Callable[[Answer], T | None] = lambda _: None,
+        *,
+        writing: bool = False,
+        carried_bytes: int = 0,
+    ) -> T:
+        """Send one request and wait for its answer; what is neither it nor *expected* becomes our error."""
+        files = self._connected()
+        try:
+            return sync(files.loop, call, files, timeout=self._allowed_s(carried_bytes))  # type: ignore[no-any-return]
+        except HeadraceError:
+            raise
+        except Exception as exc:  # s3fs raises what it likes: the answer inside decides
+            answer = answer_of(exc)
+            if answer is None:
+                raise ConfigError(f"cannot {what}: {type(exc).__name__}: {exc}") from exc
+            found = expected(answer)
+            if found is not None:
+                return found
+            raise failed(answer, what, writing=writing) from exc
+
+    # ---- the session ----------------------------------------------------------------------------------------------
+
+    def _connected(self) -> s3fs.S3FileSystem:
+        with self._lock:
+            if self._files is None or self._pid != os.getpid():
+                self._files = self._connect()
+                self._pid = os.getpid()
+            return self._files
+
+    def _connect(self) -> s3fs.S3FileSystem:
+        try:
+            session = AioSession(profile=self.profile or None)
+            session.register("before-call.s3", _stay)
+            files = s3fs.S3FileSystem(
+                key=self.access_key or None,
+                secret=self.secret_key or None,
+                token=self.session_token or None,
+                endpoint_url=self.endpoint_url or None,
+                session=session,
+                client_kwargs=self._client_settings(),
+                config_kwargs=self._config_settings(),
+                skip_instance_cache=True,
+                use_listings_cache=False,
+            )
+            files.retries = 1  # s3fs' own attempts; those of botocore are among the settings (B15)
+            sync(files.loop, files.set_session, timeout=self._allowed_s())
+        except (BotoCoreError, OSError, ValueError) as exc:
+            raise ConfigError(f"cannot connect to {self.place}: {exc}; check the settings of the store") from exc
+        return files
+
+    def _client_settings(self) -> dict[str, Any]:
+        verify: bool | str = self.ca_file or self.verify
+        return {"verify": verify, **({"region_name": self.region} if self.region else {})}
+
+    def _config_settings(self) -> dict[str, Any]:
+        return {
+            "retries": {"mode": "standard", "total_max_attempts": 1},
+            "connect_timeout": self.connect_timeout_s,
+            "read_timeout": self.request_timeout_s,
+            "max_pool_connections": self.connections,
+            "signature_version": "s3v4",
+            "s3": {"addressing_style": "path" if self.path_style else "auto"},
+            # Content-MD5 is sent with each PUT, and a segment carries a digest of its own
+            "request_checksum_calculation": "when_required",
+            "response_checksum_validation": "when_required",
+        }
+
+
+def _stay(context: dict[str, Any], **_: object) -> None:
+    """Tell botocore that this request has been redirected to the right region: a second time it does not repeat it."""
+    context.setdefault("s3_redirect", {})["redirected"] = True
+
+
+def part_of(body: bytes, content_range: str | None) -> Part:
+    """Read ``bytes 5-9/10``; without it the body is the whole object."""
+    if not content_range:
+        return Part(body, 0, len(body))
+    span, _, size = content_range.removeprefix("bytes ").partition("/")
+    return Part(body, int(span.partition("-")[0]), int(size))
+
+
+def answer_of(exc: BaseException) -> Answer | None:
+    """
+    Return what the store answered, from the exception that s3fs made of it; None where no request was made at all.
+
+    For one status s3fs raises one exception with one server and another one with the next: only what botocore kept of the
+    answer tells.
+    """
+    for error in (exc, exc.__cause__):
+        response = getattr(error, "response", None)
+        if isinstance(response, Mapping):
+            told = response.get("Error", {})
+            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+            return Answer(status, str(told.get("Code", "")), str(told.get("Message", "")))
+    text = f"{type(exc).__name__} {exc}".strip()
+    if _is_distrust(exc):
+        return Answer(495, "CertificateNotTrusted", text)
+    if type(exc).__name__ in _NEVER_SENT:
+        return Answer(None, text=text, sent=False)
+    if isinstance(exc, (HTTPClientError, asyncio.TimeoutError, FSTimeoutError, OSError)) or not isinstance(
+        exc, (BotoCoreError, ValueError, TypeError, AttributeError)
+    ):
+        return Answer(None, text=text)
+    return None
+
+
+def _is_distrust(exc: BaseException | None) -> bool:
+    """Whether the server's certificate is not to be trusted."""
+    while exc is not None:
+        if isinstance(exc, ssl.SSLCertVerificationError) or "CERTIFICATE_VERIFY_FAILED" in str(exc):
+            return True
+        exc = exc.__cause__ or exc.__context__
+    return False

@@ -1,0 +1,41 @@
+"""MinIO without a container: built by Go, one process on one folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import attrs
+
+from headrace.testing.servers.process import free_port
+from headrace.testing.servers.s3 import S3Server, built
+
+VERSION = "v0.0.0-20260212201848-7aac2a2c5b7c"
+
+
+@attrs.define(kw_only=True, eq=False)
+class Minio(S3Server):
+    """MinIO, whose data, with `certificates`, are behind TLS."""
+
+    console_port: int = attrs.field(factory=free_port)
+
+    def command(self) -> list[str]:
+        binary = built("minio", f"minio-{VERSION}", f"github.com/minio/minio@{VERSION}")
+        data = self.folder / "data"
+        data.mkdir(exist_ok=True)
+        places = ["--address", f"127.0.0.1:{self.port}", "--console-address", f"127.0.0.1:{self.console_port}"]
+        return [str(binary), "server", str(data), *places, "--certs-dir", str(self._certificates())]
+
+    def environment(self) -> dict[str, str]:
+        return {"MINIO_ROOT_USER": self.access_key, "MINIO_ROOT_PASSWORD": self.secret_key, "MINIO_BROWSER": "off"}
+
+    def ready(self) -> bool:
+        return self.says(200, "/minio/health/live")
+
+    def _certificates(self) -> Path:
+        """Make the folder in which MinIO looks for them, by the names it looks for."""
+        folder = self.folder / "certificates"
+        folder.mkdir(exist_ok=True)
+        if self.certificates is not None:
+            (folder / "public.crt").write_bytes(self.certificates.certificate)
+            (folder / "private.key").write_bytes(self.certificates.key)
+        return folder

@@ -1,0 +1,186 @@
+"""What the S3 servers have in common, and what a test is given of one."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import secrets
+import ssl
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import attrs
+
+from headrace.testing.servers.cache import program, provided, run
+from headrace.testing.servers.process import Server, free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def built(name: str, cached: str, package: str) -> Path:
+    """Return the path of a program in the cache, built by Go the first time; ServerMissing where Go is not there."""
+
+    def build(folder: Path) -> None:
+        go = program("go", f"Go builds {name}")
+        # nothing of the machine's own settings decides how it is built
+        run([go, "install", package], cwd=folder, environment={"GOBIN": str(folder), "GOFLAGS": "", "CGO_ENABLED": "0"})
+
+    return provided(cached, build) / name
+
+
+@attrs.frozen
+class S3Endpoint:
+    """
+    An S3 server that a test may use.
+
+    Attributes:
+        url: Where it answers.
+
+        access_key: With the right to make buckets.
+
+        secret_key: Never printed.
+
+        region: That requests are signed for.
+
+        ca_file: Certificates that its own is signed by; "" where it has none, or one that everybody knows.
+    """
+
+    url: str
+    access_key: str
+    secret_key: str = attrs.field(repr=False)
+    region: str = "us-east-1"
+    ca_file: str = ""
+
+    def client(self) -> Any:
+        """Make a client of botocore, which shares nothing with the stores under test: to look at what is really there."""
+        import botocore.session  # noqa: PLC0415 - only with the extra s3
+
+        return botocore.session.Session().create_client(
+            "s3",
+            region_name=self.region,
+            endpoint_url=self.url,
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            verify=self.ca_file or None,
+        )
+
+    def bucket(self) -> str:
+        """Make a bucket and return its name, which no other test has."""
+        name = f"headrace-{secrets.token_hex(6)}"
+        with contextlib.closing(self.client()) as client:
+            client.create_bucket(Bucket=name)
+        return name
+
+    def objects(self, bucket: str, prefix: str = "") -> Mapping[str, bytes]:
+        """Read every object of a bucket, by name, around whatever is under test."""
+        found: dict[str, bytes] = {}
+        with contextlib.closing(self.client()) as client:
+            for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+                for item in page.get("Contents", ()):
+                    found[item["Key"]] = client.get_object(Bucket=bucket, Key=item["Key"])["Body"].read()
+        return found
+
+    def uri(self, place: str, scheme: str = "s3", **settings: str) -> str:
+        """Return the URI of a bucket or of a prefix in it, with credentials: ``s3://KEY:SECRET@bucket/prefix?…``."""
+        more = {"endpoint_url": self.url, "region": self.region, "ca_file": self.ca_file, **settings}
+        query = "&".join(f"{name}={quote(value, safe='')}" for name, value in more.items() if value)
+        return f"{scheme}://{quote(self.access_key)}:{quote(self.secret_key, safe='')}@{place}?{query}"
+
+
+@attrs.frozen
+class Certificates:
+    """
+    What a server shows to its clients.
+
+    Attributes:
+        certificate: As PEM, with its chain.
+
+        key: As PEM.
+
+        ca_file: Of the authority that signed it.
+    """
+
+    certificate: bytes
+    key: bytes = attrs.field(repr=False)
+    ca_file: Path
+
+    @classmethod
+    def make(cls, folder: Path) -> Certificates:
+        """Make an authority that nobody knows and have it sign a certificate for the loopback interface."""
+        import trustme  # noqa: PLC0415 - only where TLS is tested
+
+        folder.mkdir(parents=True, exist_ok=True)
+        authority = trustme.CA()
+        signed = authority.issue_cert("127.0.0.1", "localhost")
+        authority.cert_pem.write_to_path(folder / "ca.pem")
+        chain = b"".join(part.bytes() for part in signed.cert_chain_pems)
+        return cls(chain, signed.private_key_pem.bytes(), folder / "ca.pem")
+
+
+@attrs.define(kw_only=True, eq=False)
+class S3Server(Server):
+    """
+    An S3 server on 127.0.0.1; what it stored stays in its folder.
+
+    Attributes:
+        port: Where it answers.
+
+        access_key: Of its owner.
+
+        secret_key: Of its owner.
+
+        certificates: With them it speaks TLS.
+    """
+
+    port: int = attrs.field(factory=free_port)
+    access_key: str = "headrace"
+    secret_key: str = attrs.field(factory=lambda: secrets.token_hex(12), repr=False)
+    certificates: Certificates | None = None
+
+    @property
+    def endpoint(self) -> S3Endpoint:
+        """What its clients need."""
+        scheme = "https" if self.certificates else "http"
+        ca_file = str(self.certificates.ca_file) if self.certificates else ""
+        return S3Endpoint(f"{scheme}://127.0.0.1:{self.port}", self.access_key, self.secret_key, ca_file=ca_file)
+
+    def says(self, status: int, path: str) -> bool:
+        """Whether it answers a GET of this path with this status."""
+        connection: http.client.HTTPConnection
+        if self.certificates:
+            trusted = ssl.create_default_context(cafile=self.certificates.ca_file)
+            connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=2, context=trusted)
+        else:
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=2)
+        try:
+            connection.request("GET", path)
+            return connection.getresponse().status == status
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+
+def given(variable: str) -> S3Endpoint | None:
+    """
+    Return the server that the environment names: a URL in *variable*.
+
+    Its credentials stand in the URL (``http://KEY:SECRET@host:9000``) or in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY;
+    AWS_REGION and AWS_CA_BUNDLE count too.
+    """
+    from urllib.parse import unquote, urlsplit  # noqa: PLC0415 - only here
+
+    if not (url := os.environ.get(variable)):
+        return None
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return S3Endpoint(
+        f"{parts.scheme}://{host}",
+        unquote(parts.username or "") or os.environ.get("AWS_ACCESS_KEY_ID", ""),
+        unquote(parts.password or "") or os.environ.get("AWS_SECRET_ACCESS_KEY", ""),
+        os.environ.get("AWS_REGION", "us-east-1"),
+        os.environ.get("AWS_CA_BUNDLE", ""),
+    )

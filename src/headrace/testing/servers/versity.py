@@ -1,0 +1,33 @@
+"""The Versity S3 Gateway without a container: the second S3 server, whose code shares nothing with MinIO's."""
+
+from __future__ import annotations
+
+import attrs
+
+from headrace.testing.servers.s3 import S3Server, built
+
+VERSION = "v1.8.0"
+
+
+@attrs.define(kw_only=True, eq=False)
+class Versity(S3Server):
+    """The gateway over a folder; it keeps metadata in files beside it, since not every file system has attributes."""
+
+    def command(self) -> list[str]:
+        binary = built("versitygw", f"versitygw-{VERSION}", f"github.com/versity/versitygw/cmd/versitygw@{VERSION}")
+        data, beside = self.folder / "data", self.folder / "metadata"
+        for folder in (data, beside):
+            folder.mkdir(exist_ok=True)
+        options = ["--port", f"127.0.0.1:{self.port}", "--health", "/health", "--keep-alive", "--quiet"]
+        if self.certificates is not None:
+            certificate, key = self.folder / "certificate.pem", self.folder / "key.pem"
+            certificate.write_bytes(self.certificates.certificate)
+            key.write_bytes(self.certificates.key)
+            options += ["--cert", str(certificate), "--key", str(key)]
+        return [str(binary), *options, "posix", "--sidecar", str(beside), str(data)]
+
+    def environment(self) -> dict[str, str]:
+        return {"ROOT_ACCESS_KEY": self.access_key, "ROOT_SECRET_KEY": self.secret_key}
+
+    def ready(self) -> bool:
+        return self.says(200, "/health")

@@ -1,0 +1,111 @@
+"""Both clients of S3 keep the contracts of stores and sinks, on servers whose code has nothing in common."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+
+import attrs
+import pytest
+
+from headrace.errors import CommitUnknownError
+from headrace.plugins.lake.s3 import S3Store
+from headrace.plugins.lake.sink import LakeSink
+from headrace.records import Partition, Record
+from headrace.registry import Registry
+from headrace.store import Page, Store
+from headrace.testing.contracts.sink import ExactlyOnceSinkContract, Place, Writer
+from headrace.testing.contracts.store import StoreContract
+from headrace.testing.oracle import read_lake
+from headrace.testing.servers.s3 import S3Endpoint
+
+pytest_plugins = ["headrace.testing.fixtures"]
+pytestmark = pytest.mark.services
+
+SCHEMES = ["s3"]
+
+
+@pytest.fixture(params=SCHEMES)
+def made(request: pytest.FixtureRequest, s3: S3Endpoint) -> Iterator[Callable[..., Store]]:
+    """Make stores over one bucket of this test; all are closed."""
+    bucket, stores = s3.bucket(), contextlib.ExitStack()
+
+    def make(page_size: int = 1000, prefix: str = "lakes/a b") -> Store:
+        uri = s3.uri(f"{bucket}/{prefix}", request.param, page_size=str(page_size))
+        return stores.enter_context(contextlib.closing(Registry.discover().store(uri)))
+
+    with stores:
+        yield make
+
+
+class TestStore(StoreContract):
+    @pytest.fixture
+    def store(self, made: Callable[..., Store]) -> Store:
+        return made(page_size=3)
+
+    @pytest.fixture
+    def other(self, made: Callable[..., Store]) -> Store:
+        return made(page_size=4)
+
+
+@attrs.define
+class Lake:
+    """Read back by another client, line by line."""
+
+    stores: Callable[..., Store]
+    endpoint: S3Endpoint
+    opened: list[Store] = attrs.field(factory=list)
+
+    def open(self) -> LakeSink:
+        self.opened.append(self.stores(page_size=3))
+        return LakeSink(store=self.opened[-1])
+
+    def read(self, partition: Partition) -> Sequence[Record]:
+        store = self.opened[0]
+        assert isinstance(store, S3Store)
+        found = self.endpoint.objects(store.bucket, store.prefix + "/")
+        objects = {key.removeprefix(store.prefix + "/"): body for key, body in found.items()}
+        stored = read_lake(objects, partition.stream).get(partition.number)
+        return [] if stored is None else stored.records
+
+
+class TestLakeSink(ExactlyOnceSinkContract):
+    @pytest.fixture
+    def place(self, made: Callable[..., Store], s3: S3Endpoint) -> Place:
+        return Lake(made, s3)
+
+    @pytest.fixture
+    def lose_answer(self, writer: Writer) -> Callable[[bool], AbstractContextManager[object]]:
+        @contextlib.contextmanager
+        def lose(written: bool) -> Iterator[None]:
+            sink = writer.sink
+            assert isinstance(sink, LakeSink)
+            store = sink.store
+            sink.store = Deaf(store, written)
+            try:
+                yield
+            finally:
+                sink.store = store
+
+        return lose
+
+
+@attrs.define
+class Deaf(Store):
+    """A store whose answers to writes are lost, after they were carried out or before."""
+
+    inner: Store
+    written: bool
+    place: str = "deaf"
+
+    def create(self, key: str, body: bytes, metadata: Mapping[str, str]) -> bool:
+        if self.written:
+            self.inner.create(key, body, metadata)
+        raise CommitUnknownError(f"the answer for {key} was lost")
+
+    def list(self, prefix: str, after: str = "") -> Page:
+        return self.inner.list(prefix, after)
+
+    def read(self, key: str, start: int = 0, end: int | None = None) -> bytes | None:
+        return self.inner.read(key, start, end)
