@@ -104,6 +104,7 @@ def test_the_machine_reaches_what_the_protocol_is_for() -> None:
         "a writer stopped: GapError",
         "a writer stopped: IdentityError",
         "an old segment was deleted",
+        "the deletion of old segments was killed",
         "the log was cut back below what is stored",
         "the topic was made again under a running writer",
         "two epochs hold segments",

@@ -303,6 +303,7 @@ def test_nothing_is_imported_before_it_is_made():
     [
         "sink file:///lake?compress_threads=0",
         "sink file:///lake?position_max_age_s=0",
+        "sink file:///lake?position_max_age_s=13h",
         "sink file:///lake?guarantee=maybe",
         "store file:///lake?page_size=0",
         "store file:///lake?root=/tmp",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         ConfigError,
         CorruptSegmentError,
         DataError,
+        ExpiredError,
         GapError,
         HeadraceError,
         IdentityError,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         SourceUnavailableError,
         TransientError,
     )
+    from headrace.expire import Expire, Expiry
     from headrace.flush import FlushPolicy, Progress
     from headrace.hookspecs import Component, hookimpl
     from headrace.load import Load, LoadProgress
@@ -71,6 +73,9 @@ __all__ = [
     "DataError",
     "Draft",
     "Event",
+    "Expire",
+    "ExpiredError",
+    "Expiry",
     "Extent",
     "Failed",
     "FlushPolicy",
@@ -125,6 +130,7 @@ _HOMES = {
         "ConfigError",
         "CorruptSegmentError",
         "DataError",
+        "ExpiredError",
         "GapError",
         "HeadraceError",
         "IdentityError",
@@ -135,6 +141,10 @@ _HOMES = {
         "SinkUnavailableError",
         "SourceUnavailableError",
         "TransientError",
+    ),
+    "headrace.expire": (
+        "Expire",
+        "Expiry",
     ),
     "headrace.flush": (
         "FlushPolicy",

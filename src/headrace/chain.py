@@ -17,8 +17,8 @@ import attrs
 from headrace.compression import TRAILER_BYTES, Compression, compression
 from headrace.dataset import Dataset, read_dataset
 from headrace.envelope import whole_lines
-from headrace.errors import ConfigError, CorruptSegmentError, DataError, GapError
-from headrace.layout import Layout, parse_root, parse_segment
+from headrace.errors import ConfigError, CorruptSegmentError, DataError, ExpiredError, GapError
+from headrace.layout import Layout, parse_range, parse_root, parse_segment
 from headrace.records import Partition
 from headrace.segment import Segment
 from headrace.store import Store, StoredObject
@@ -180,6 +180,7 @@ class Chain:
             position: Where what is known ends: 0, or the end of a segment that was seen before.
 
         Raises:
+            ExpiredError: The segments at the head were deleted by `headrace.Expire`.
             GapError: Segments are missing between two others, or at the head.
             DataError: Two segments overlap, or the chain ends below *position*: it was lost, or begun anew.
             CorruptSegmentError: An object is not what its key says.
@@ -237,14 +238,45 @@ class Chain:
             )
 
     def _missing(self, number: int, start: int, end: int | None) -> None:
+        partition = Partition(self.dataset.stream, number)
         where = f"from {start}" if end is None else f"[{start}, {end})"
+        expired = self.expired(number, start, start + 1 if end is None else end)
+        if expired and expired[0] == (start, start + 1 if end is None else end):
+            raise ExpiredError(
+                f"{self._at(number)}: the segments {where} were expired: deleted on purpose, as the notes in"
+                f" {self.layout.expired(number)} say; restore them from a copy, or begin after them by name",
+                partition=partition,
+                start=start,
+                end=start if end is None else end,
+            )
+        known = "".join(f"; [{a}, {b}) of it was expired, and that alone is in order" for a, b in expired)
         raise GapError(
             f"{self._at(number)}: no segment covers {where}; segments were deleted: restore them, or begin after them"
-            " by name",
-            partition=Partition(self.dataset.stream, number),
+            f" by name{known}",
+            partition=partition,
             start=start,
             end=start if end is None else end,
         )
+
+    # ---- what was let go ----------------------------------------------------------------------------------
+
+    def expired(self, number: int, start: int = 0, end: int = _TOP) -> list[tuple[int, int]]:
+        """
+        List what was expired of ``[start, end)``, ascending, as ranges that do not touch.
+
+        Notes are written before anything is deleted, so one may say more than was done. Segments are deleted oldest first:
+        where one is there, nothing behind it was expired, whatever a note says.
+        """
+        head = next(self.objects(number), None)
+        end = end if head is None else min(end, _start(head))
+        found: list[tuple[int, int]] = []
+        for a, b in sorted(ranges(self.store, self.layout.expired(number))):
+            a, b = max(a, start), min(b, end)  # noqa: PLW2901 - of what was asked for
+            if found and a <= found[-1][1]:
+                found[-1] = (found[-1][0], max(b, found[-1][1]))
+            elif a < b:
+                found.append((a, b))
+        return found
 
     # ---- one object ---------------------------------------------------------------------------------------
 
@@ -262,7 +294,7 @@ class Chain:
                 f" expected dataset {key[0]}, {key[1]}, from {key[2]}. It was copied here or damaged: move it away",
                 key=item.key,
             )
-        return Segment(item.key, item.size, found)
+        return Segment(item.key, item.size, found, item.modified_s)
 
     def read(self, segment: Segment) -> bytes:
         """
@@ -308,6 +340,16 @@ def streams(store: Store) -> list[tuple[str, str]]:
                 found.append((layout.stream, layout.epoch))
         after = f"{folder}/\U0010ffff"
     return found
+
+
+def ranges(store: Store, prefix: str) -> Iterator[tuple[int, int]]:
+    """Yield what notes under a prefix are about, by their names: ``(from, to)``."""
+    after, more = "", True
+    while more:
+        page = store.list(prefix, after)
+        yield from filter(None, (parse_range(item.key[len(prefix) :]) for item in page.objects))
+        more = page.truncated
+        after = page.objects[-1].key if page.objects else after
 
 
 def _start(item: StoredObject) -> int:

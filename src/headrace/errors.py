@@ -10,7 +10,8 @@ Every error that headrace raises on purpose.
     │  ├─ PluginNotFoundError (LookupError)
     │  └─ MissingExtraError (ImportError)
     ├─ DataError                      this data is not what its place says; never skipped in silence
-    │  ├─ GapError                    records are gone that were never stored
+    │  ├─ GapError                    records are gone that were never stored, or whose segments are
+    │  │  └─ ExpiredError             `headrace.Expire` deleted these segments, and has noted it
     │  └─ CorruptSegmentError         an object does not hold what its name and trailer say
     ├─ PositionConflictError          somebody else moved the position; look it up again
     └─ TransientError                 the same call may succeed later: the only ones that are retried
@@ -59,9 +60,10 @@ class DataError(HeadraceError):
 
 class GapError(DataError):
     """
-    Records of ``[start, end)`` are gone and were never stored.
+    Records of ``[start, end)`` are gone: they were never stored, or the segments that held them are not there.
 
-    The partition has stopped at *start*. ``on_gap="note"`` records the loss in the lake and goes on.
+    The partition has stopped at *start*. Where they were never stored, ``on_gap="note"`` records the loss in the lake and
+    goes on.
 
     Attributes:
         partition: Where the records were.
@@ -76,6 +78,14 @@ class GapError(DataError):
         self.partition = partition
         self.start = start
         self.end = end
+
+
+class ExpiredError(GapError):
+    """
+    Records of ``[start, end)`` were stored, and their segments were deleted by `headrace.Expire`, as its notes say.
+
+    No loss, and nothing to restore unless the records are wanted again: what still reads there comes too late.
+    """
 
 
 class CorruptSegmentError(DataError):

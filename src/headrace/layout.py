@@ -6,6 +6,7 @@ Where everything of a dataset lies in its store.
     <stream>[~<epoch>]/partition=<n>/<start, 20 digits>.jsonl.gz     the chain: what readers glob
     <stream>[~<epoch>]/_headrace/dataset.json                        the pin
     <stream>[~<epoch>]/_headrace/gaps/partition=<n>/<from>-<to>.json notes of accepted losses
+    <stream>[~<epoch>]/_headrace/expired/partition=<n>/<from>-<to>.json  what was let go, before it was deleted
     <stream>[~<epoch>]/_headrace/probes/<hash>.json                  what store and client were found to do
     <stream>[~<epoch>]/_headrace/tmp/                                a local disk's files on their way
 
@@ -23,6 +24,7 @@ import attrs
 from headrace.errors import ConfigError
 
 _EPOCH = re.compile(r"[A-Za-z0-9_-]+")
+_RANGE = re.compile(r"(\d{20})-(\d{20})\.json")
 _SEGMENT = re.compile(r"(\d{20})\.(.+)")
 _STREAM_BYTES = 249
 """The longest topic name of Kafka (org.apache.kafka.common.internals.Topic), and what a trailer has room for."""
@@ -82,11 +84,23 @@ class Layout:
     def gap(self, number: int, start: int, end: int) -> str:
         return f"{self.gaps(number)}{start:020d}-{end:020d}.json"
 
+    def expired(self, number: int) -> str:
+        return f"{self.root}_headrace/expired/partition={number}/"
+
+    def expiry(self, number: int, start: int, end: int) -> str:
+        return f"{self.expired(number)}{start:020d}-{end:020d}.json"
+
 
 def parse_segment(name: str) -> tuple[int, str] | None:
     """Take start and extension from the last part of a key; None where it is no segment's."""
     match = _SEGMENT.fullmatch(name)
     return (int(match[1]), match[2]) if match else None
+
+
+def parse_range(name: str) -> tuple[int, int] | None:
+    """Take from and to from the last part of a note's key; None where it is no note's."""
+    match = _RANGE.fullmatch(name)
+    return (int(match[1]), int(match[2])) if match else None
 
 
 def parse_root(folder: str) -> tuple[str, str]:

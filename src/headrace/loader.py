@@ -136,6 +136,8 @@ class Loader(ABC):
         """
         Say how far each line is loaded; None where nothing of it ever was.
 
+        Only the ledger is read: nothing is made, and a contract that the target does not know is no error.
+
         Raises:
             SinkUnavailableError: The warehouse did not answer, or is locked by another process for longer than we wait.
         """

@@ -60,11 +60,14 @@ class Segment:
         size: In bytes.
 
         trailer: What it says of itself.
+
+        modified_s: When the store got it, by the store's clock; None where it does not tell.
     """
 
     key: str
     size: int
     trailer: Trailer
+    modified_s: float | None = attrs.field(default=None, eq=False)
 
     @property
     def start(self) -> int:

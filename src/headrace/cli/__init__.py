@@ -1,4 +1,4 @@
-"""The command line: ``headrace stream``, ``load``, ``show``, ``plugins``, ``demo``."""
+"""The command line: ``headrace stream``, ``load``, ``show``, ``expire``, ``plugins``, ``demo``."""
 
 from __future__ import annotations
 

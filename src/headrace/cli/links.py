@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator
 from typing import Literal
 
 import attrs
 
-from headrace.chain import Chain
+from headrace.chain import Chain, ranges
 from headrace.errors import CorruptSegmentError, DataError, GapError
 from headrace.layout import parse_segment
 from headrace.segment import Segment
 
-_NOTE = re.compile(r"(\d{20})-(\d{20})\.json")
-
-State = Literal["ok", "gap", "overlap", "corrupt", "broken"]
+State = Literal["ok", "expired", "gap", "overlap", "corrupt", "broken"]
 
 
 @attrs.frozen
@@ -25,7 +22,7 @@ class Link:
     A segment of a chain, or what is wrong between two.
 
     Attributes:
-        state: "ok", or what is wrong.
+        state: "ok"; "expired" where segments were deleted on purpose; or what is wrong.
 
         start: Where it begins.
 
@@ -41,6 +38,11 @@ class Link:
     end: int | None
     segment: Segment | None = None
     words: str = ""
+
+    @property
+    def broken(self) -> bool:
+        """Whether something is wrong here."""
+        return self.state not in ("ok", "expired")
 
 
 def links(chain: Chain, number: int, *, deep: bool = False) -> Iterator[Link]:
@@ -64,7 +66,7 @@ def links(chain: Chain, number: int, *, deep: bool = False) -> Iterator[Link]:
                 begun, position = segment.start, segment.end
             return
         except GapError as gap:
-            yield Link("gap", gap.start, gap.end, words=str(gap))
+            yield from _gone(chain, number, gap)
             more, position = gap.end > position, gap.end
         except CorruptSegmentError as error:
             start = _start(error.key, position)
@@ -80,6 +82,18 @@ def links(chain: Chain, number: int, *, deep: bool = False) -> Iterator[Link]:
                 yield Link("broken", position, None, words=str(error))
                 return
             more = _next_start(chain, number, position) is not None
+
+
+def _gone(chain: Chain, number: int, gap: GapError) -> Iterator[Link]:
+    """Yield what was expired of a gap, and what nobody has noted."""
+    position = gap.start
+    for start, end in chain.expired(number, gap.start, gap.end):
+        if start > position:
+            yield Link("gap", position, start, words=str(gap))
+        yield Link("expired", start, end)
+        position = end
+    if position < gap.end or gap.start == gap.end:
+        yield Link("gap", position, gap.end, words=str(gap))
 
 
 def _ok(segment: Segment) -> Link:
@@ -116,12 +130,4 @@ def _inside(chain: Chain, number: int, begun: int, position: int, words: str) ->
 
 def noted_losses(chain: Chain, number: int) -> list[tuple[int, int]]:
     """List the accepted losses of a partition as (start, end)."""
-    prefix, after, more = chain.layout.gaps(number), "", True
-    found: list[tuple[int, int]] = []
-    while more:
-        page = chain.store.list(prefix, after)
-        matches = [_NOTE.fullmatch(item.key[len(prefix) :]) for item in page.objects]
-        found += [(int(m[1]), int(m[2])) for m in matches if m is not None]
-        more = page.truncated
-        after = page.objects[-1].key if page.objects else after
-    return found
+    return list(ranges(chain.store, chain.layout.gaps(number)))

@@ -167,6 +167,7 @@ class Looking:
 
     def __init__(self, what: str) -> None:
         self._status = Status(f"reading {what}", bounded=False)
+        self._seen = 0
 
     def __enter__(self) -> Self:
         self._status.__enter__()
@@ -177,8 +178,13 @@ class Looking:
     ) -> None:
         self._status.__exit__(kind, error, trace)
 
+    def __call__(self, thing: object) -> None:
+        """Count one more."""
+        self._seen += 1
+        self._status.show(self._seen, None, [f"{self._seen:,} segments"])
+
     def each(self, things: Iterable[T]) -> Iterator[T]:
         """Yield them, counted."""
-        for i, thing in enumerate(things, start=1):
-            self._status.show(i, None, [f"{i:,} segments"])
+        for thing in things:
+            self(thing)
             yield thing

@@ -21,7 +21,7 @@ def show_chain(output: Output, chain: Chain, number: int, *, every: bool, deep: 
     """Show the chain; the exit code says whether it is whole."""
     with Looking(f"{chain.dataset.stream}/{number}") as looking:
         found = list(looking.each(links(chain, number, deep=deep)))
-    notes, broken = noted_losses(chain, number), [link for link in found if link.state != "ok"]
+    notes, broken = noted_losses(chain, number), [link for link in found if link.broken]
     shown = found if every or not output.drawn else _worth_showing(found)
     columns, rows, styles = _chain_rows(output, shown)
     output.table(f"{chain.dataset.stream}/{number} in {chain.store.place}, times in UTC", columns, rows, styles)
@@ -40,13 +40,18 @@ def show_chain(output: Output, chain: Chain, number: int, *, every: bool, deep: 
             "end": max((s.end for s in segments), default=0),
             "segments": [{"key": s.key, "size": s.size, **_trailer_document(s.trailer)} for s in segments],
             "noted_losses": [{"start": a, "end": b} for a, b in notes],
+            "expired": expired_document(found),
             "broken": [link_document(link) for link in broken],
         }
     )
     if output.drawn and not broken:
         records = sum(s.trailer.records for s in segments)
         end = segments[-1].end if segments else 0
-        output.line(f"{len(segments):,} segments, {records:,} records, one line without a gap to {end:,}", style="dim")
+        gone = max((link.end or 0 for link in found if link.state == "expired"), default=0)
+        whence = f" from {gone:,}, below which all was expired," if gone else ""
+        output.line(
+            f"{len(segments):,} segments, {records:,} records, one line without a gap{whence} to {end:,}", style="dim"
+        )
     return DATA if broken else DONE
 
 
@@ -71,16 +76,17 @@ def _chain_rows(output: Output, shown: Sequence[Link | None]) -> tuple[list[str]
     columns = ["start", "end", "records", "first time", "last time", "bytes", "digest", "state"]
     keep = set(columns)
     if output.drawn:
-        trouble = any(link is not None and link.state != "ok" for link in shown)
+        told = any(link is not None and link.state != "ok" for link in shown)
         keep -= {"digest"} if output.width < 105 else set()
         keep -= {"first time"} if output.width < 90 else set()
         keep -= {"last time", "bytes"} if output.width < 60 else set()
-        keep -= set() if trouble else {"state"}
+        keep -= set() if told else {"state"}
     rows, styles = [], []
     for link in shown:
         cells = _cells(link, drawn=output.drawn)
         rows.append([cells.get(c) for c in columns if c in keep])
-        styles.append("dim" if link is None else "bold red" if link.state != "ok" else None)
+        quiet = link is None or link.state == "expired"
+        styles.append("dim" if quiet else "bold red" if link is not None and link.broken else None)
     return [c for c in columns if c in keep], rows, styles
 
 
@@ -106,6 +112,11 @@ def _trailer_document(trailer: Trailer) -> dict[str, object]:
     fields = attrs.asdict(trailer)
     del fields["partition"], fields["dataset_id"]
     return fields
+
+
+def expired_document(found: list[Link]) -> list[dict[str, object]]:
+    """What was deleted on purpose, as fields."""
+    return [{"start": link.start, "end": link.end} for link in found if link.state == "expired"]
 
 
 def link_document(link: Link) -> dict[str, object]:

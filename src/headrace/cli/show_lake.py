@@ -11,7 +11,7 @@ from headrace.cli.exits import DATA, DONE
 from headrace.cli.links import Link, links, noted_losses
 from headrace.cli.output import Output, when
 from headrace.cli.progress import Looking
-from headrace.cli.show_chain import link_document, tell
+from headrace.cli.show_chain import expired_document, link_document, tell
 from headrace.errors import ConfigError
 from headrace.store import Store
 from headrace.units import format_bytes
@@ -67,7 +67,7 @@ class _Summary:
 
     @property
     def broken(self) -> list[Link]:
-        return [link for link in self.links if link.state != "ok"]
+        return [link for link in self.links if link.broken]
 
     def document(self) -> dict[str, object]:
         segments = [link.segment for link in self.links if link.segment is not None]
@@ -81,6 +81,7 @@ class _Summary:
             "min_ms": min(firsts, default=None),  # -1: some record has no time
             "max_ms": max(lasts, default=None),
             "noted_losses": [{"start": a, "end": b} for a, b in self.notes],
+            "expired": expired_document(self.links),
             "broken": [link_document(link) for link in self.broken],
         }
 
@@ -90,6 +91,8 @@ class _Summary:
     def cells(self) -> tuple[object, ...]:
         found = self.document()
         state = ", ".join(sorted({link.state for link in self.broken})) or "ok"
+        if gone := [link.end for link in self.links if link.state == "expired"]:
+            state += f", expired below {gone[-1]}"
         if self.notes:
             state += f", {len(self.notes)} noted loss{'es' if len(self.notes) > 1 else ''}"
         numbers = [found[name] for name in ("partition", "segments", "records", "end", "bytes")]

@@ -65,11 +65,12 @@ def _show_none(output: Output, chain: Chain, number: int, offset: int, segment: 
     if segment is None:
         newest = chain.newest(number)
         end = 0 if newest is None else newest.end
-        why = (
-            f"the chain ends at {end}"
-            if offset >= end
-            else "no segment covers it; --partition shows where the chain is broken"
-        )
+        if offset >= end:
+            why = f"the chain ends at {end}"
+        elif chain.expired(number, offset, offset + 1):
+            why = f"its segment was expired: deleted on purpose, as the notes in {chain.layout.expired(number)} say"
+        else:
+            why = "no segment covers it; --partition shows where the chain is broken"
     elif offset < segment.trailer.first:
         why = f"{segment.key} begins with {segment.trailer.first}: before it nothing was in the log, or it was noted as lost"
     else:

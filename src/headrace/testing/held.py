@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 
 import attrs
 
@@ -52,6 +53,8 @@ class HeldStore(Store):
 
         turns: Whose threads are held.
 
+        clock: What the store says of an object's age.
+
         passes: Writes to keys that match this pattern are not held: the probe's race is not what is played here.
 
         in_flight: Sent, and not landed, oldest first.
@@ -61,9 +64,11 @@ class HeldStore(Store):
 
     inner: Store
     turns: Turns
+    clock: Callable[[], float] = time.time
     passes: str = r".*/_headrace/probes/.*"
     in_flight: list[HeldPut] = attrs.field(factory=list, init=False)
     landed: list[HeldPut] = attrs.field(factory=list, init=False)
+    _created_s: dict[str, float] = attrs.field(factory=dict, init=False)
 
     @property
     def place(self) -> str:  # type: ignore[override]  # the inner one's
@@ -75,7 +80,7 @@ class HeldStore(Store):
     def create(self, key: str, body: bytes, metadata: Mapping[str, str]) -> bool:
         turn = self.turns.mine
         if turn is None or re.fullmatch(self.passes, key):
-            return self.inner.create(key, body, metadata)
+            return self._create(key, body, metadata)
         put = HeldPut(key, bytes(body), dict(metadata), turn)
         self.in_flight.append(put)
         try:
@@ -89,7 +94,8 @@ class HeldStore(Store):
 
     def list(self, prefix: str, after: str = "") -> Page:
         self.turns.pause(f"LIST {prefix}", fine=True)
-        return self.inner.list(prefix, after)
+        page = self.inner.list(prefix, after)
+        return Page([attrs.evolve(o, modified_s=self._created_s.get(o.key)) for o in page.objects], page.truncated)
 
     def read(self, key: str, start: int = 0, end: int | None = None) -> bytes | None:
         self.turns.pause(f"GET {key}", fine=True)
@@ -98,12 +104,18 @@ class HeldStore(Store):
     def delete(self, key: str) -> None:
         self.inner.delete(key)
 
+    def _create(self, key: str, body: bytes, metadata: Mapping[str, str]) -> bool:
+        created = self.inner.create(key, body, metadata)
+        if created:
+            self._created_s[key] = self.clock()
+        return created
+
     # ---- what a test does ---------------------------------------------------------------------------------
 
     def land(self, put: HeldPut) -> None:
         """Let the store take the write, or refuse it; the sender still waits."""
         self.in_flight.remove(put)
-        put.answer = self.inner.create(put.key, put.body, put.metadata)
+        put.answer = self._create(put.key, put.body, put.metadata)
         if put.sender is not None:
             self.landed.append(put)
 

@@ -249,6 +249,6 @@ class LakeMachine(RuleBasedStateMachine):
         self.world.now_s += seconds
 
     @precondition(lambda self: self.world.hints)
-    @rule(oldest=st.integers(0, 3))
-    def pass_a_day(self, oldest: int) -> None:
-        self.world.pass_a_day(oldest)
+    @rule(oldest=st.integers(0, 3), killed_after=st.none() | st.integers(0, 2))
+    def pass_a_day(self, *, oldest: int, killed_after: int | None) -> None:
+        self.world.pass_a_day(oldest, killed_after=killed_after)

@@ -15,12 +15,14 @@ from typing import Literal, ParamSpec, TypeVar
 
 import attrs
 
+from headrace.chain import Chain
 from headrace.errors import DataError, GapError, HeadraceError, IdentityError
+from headrace.expire import Expire
 from headrace.flush import FlushPolicy
 from headrace.pipeline import Pipeline
 from headrace.records import Hint, Partition
 from headrace.sink import Sink
-from headrace.store import Store
+from headrace.store import Page, Store
 from headrace.testing.held import HeldPut, HeldStore
 from headrace.testing.log import MemoryLog, PartitionLog
 from headrace.testing.oracle import Finding, Oracle, StoredSegment, objects_of, pinned_topic, read_lake
@@ -58,6 +60,38 @@ class _Inline(Executor):
         except Exception as error:  # noqa: BLE001 - whoever asks for the result gets it
             future.set_exception(error)
         return future
+
+
+class _KilledError(BaseException):
+    """As SIGKILL: nobody catches it."""
+
+
+@attrs.define(kw_only=True, eq=False)
+class _Killing(Store):
+    """A store whose caller is killed after so many deletions of segments."""
+
+    inner: Store
+    deletions: int
+
+    @property
+    def place(self) -> str:  # type: ignore[override]  # the inner one's
+        return self.inner.place
+
+    def create(self, key: str, body: bytes, metadata: Mapping[str, str]) -> bool:
+        return self.inner.create(key, body, metadata)
+
+    def list(self, prefix: str, after: str = "") -> Page:
+        return self.inner.list(prefix, after)
+
+    def read(self, key: str, start: int = 0, end: int | None = None) -> bytes | None:
+        return self.inner.read(key, start, end)
+
+    def delete(self, key: str) -> None:
+        if "/_headrace/" not in key:
+            if not self.deletions:
+                raise _KilledError
+            self.deletions -= 1
+        self.inner.delete(key)
 
 
 @attrs.define(eq=False)
@@ -120,6 +154,8 @@ class World:
 
         make_source: Makes the writers' sources; takes the fields of `MemorySource`.
 
+        make_expire: Makes what the operator deletes with; takes the fields of `Expire`.
+
         now_s: What every clock says.
 
         log: What is read.
@@ -148,6 +184,7 @@ class World:
     make_sink: MakeSink
     inner: Store = attrs.field(factory=lambda: MemoryStore(page_size=2))
     make_source: Callable[..., MemorySource] = MemorySource
+    make_expire: Callable[..., Expire] = Expire
     now_s: float = 1000.0
     log: MemoryLog = attrs.field(factory=MemoryLog)
     turns: Turns = attrs.field(factory=Turns)
@@ -164,7 +201,7 @@ class World:
     _names: int = attrs.field(default=0, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.store = HeldStore(inner=self.inner, turns=self.turns)
+        self.store = HeldStore(inner=self.inner, turns=self.turns, clock=self.clock)
         self.topics = {self.log.topic: self.log.logs}
 
     @property
@@ -389,19 +426,57 @@ class World:
 
     # ---- time and the operator ----------------------------------------------------------------------------
 
-    def pass_a_day(self, oldest: int) -> None:
+    def pass_a_day(self, oldest: int, *, killed_after: int | None = None) -> None:
         """
-        Let a day pass, and the operator delete that many of the oldest segments, never the newest.
+        Let a day pass, and the operator delete that many of the oldest segments. Errors as for `expire`.
 
         A signed request lives for minutes: what is on its way arrives never. A process may have slept all the time.
         """
         self.now_s += DAY_S
         for put in list(self.store.in_flight):
             self.store.drop(put)
-        for segment in self.segments(self.epoch)[:-1][:oldest]:
-            self.store.delete(segment.key)
-            self.deleted[self.epoch].append(segment)
+        self.expire(oldest, killed_after=killed_after)
+
+    def expire(self, oldest: int, *, killed_after: int | None = None) -> None:
+        """
+        Let `Expire` delete that many of the oldest segments, if they are old enough.
+
+        Args:
+            oldest: How many are to go.
+
+            killed_after: It is killed after so many of them; None: it is not.
+
+        Raises:
+            ViolationError: What is left is no chain, or the notes say otherwise.
+        """
+        before = self.segments(self.epoch)
+        if not before or not oldest:
+            return
+        store = self.store if killed_after is None else _Killing(inner=self.store, deletions=killed_after)
+        chain = Chain.open(store, self.log.stream, self.epoch)
+        expire = self.make_expire(
+            chain=chain, older_than_s=DAY_S, keep=max(1, len(before) - oldest), without_ledger=True, clock=self.clock
+        )
+        try:
+            expire.run()
+        except _KilledError:
+            self._saw("the deletion of old segments was killed")
+        there = {segment.key for segment in self.segments(self.epoch)}
+        gone = [segment for segment in before if segment.key not in there]
+        self.deleted[self.epoch] += gone
+        for _ in gone:
             self._saw("an old segment was deleted")
+        self._check_notes(chain, before, gone)
+
+    def _check_notes(self, chain: Chain, before: Sequence[StoredSegment], gone: Sequence[StoredSegment]) -> None:
+        """What was deleted is the head, and the notes say so; what is not noted is there."""
+        if list(gone) != list(before[: len(gone)]) or len(gone) == len(before):
+            self.broken = True
+            raise ViolationError(f"deleted: {[s.start for s in gone]} of {[s.start for s in before]}")
+        head = before[len(gone)].start
+        if chain.expired(0) != ([(0, head)] if head else []):
+            self.broken = True
+            raise ViolationError(f"expired: the notes say {chain.expired(0)}, the chain begins at {head}")
 
     # ---- what must hold -----------------------------------------------------------------------------------
 

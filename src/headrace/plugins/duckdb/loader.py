@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -89,8 +89,9 @@ class DuckDBLoader(Loader):
     def positions(self, lines: Sequence[Line]) -> Mapping[Line, int | None]:
         if not self.database.exists():
             return dict.fromkeys(lines)
-        with self._connected() as connection:
-            return {line: _position(connection, line) for line in lines}
+        with self._opened() as connection:  # nothing is made: who only asks may know no contract
+            there = connection.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'headrace_ledger'").fetchall()
+            return {line: _position(connection, line) if there else None for line in lines}
 
     def load(self, segments: Sequence[LoadableSegment]) -> LoadResult:
         if not segments:
@@ -253,17 +254,21 @@ class DuckDBLoader(Loader):
 
     # ---- connection ---------------------------------------------------------------------------------------
 
-    @contextmanager
-    def _connected(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Open the file, with the tables made."""
-        with connected(
+    def _opened(self) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
+        """Open the file."""
+        return connected(
             self.database,
             threads=self.threads,
             memory=self.memory,
             lock_timeout_s=self.lock_timeout_s,
             clock=self.clock,
             sleep=self.sleep,
-        ) as connection:
+        )
+
+    @contextmanager
+    def _connected(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Open the file, with the tables made."""
+        with self._opened() as connection:
             self._make_tables(connection)
             yield connection
 

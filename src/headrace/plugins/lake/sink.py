@@ -88,7 +88,10 @@ class LakeSink(Sink):
     guarantee: Guarantee = attrs.field(
         default="exactly-once", validator=attrs.validators.in_(("exactly-once", "at-least-once"))
     )
-    position_max_age_s: float = attrs.field(default=3600.0, validator=attrs.validators.ge(1.0))
+    # half a day at most: what is a day old may be deleted (headrace.expire)
+    position_max_age_s: float = attrs.field(
+        default=3600.0, validator=(attrs.validators.ge(1.0), attrs.validators.le(43_200.0))
+    )
     compress_threads: int = attrs.field(default=1, validator=attrs.validators.ge(1))
     clock: Callable[[], float] = boot_clock
     _chains: dict[str, Chain] = attrs.field(factory=dict, init=False)
