@@ -8,21 +8,18 @@ auditor's (B29).
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import suppress
 
 import attrs
 
-from headrace.compression import TRAILER_BYTES, Compression, compression
 from headrace.dataset import Dataset, read_dataset
-from headrace.envelope import whole_lines
 from headrace.errors import ConfigError, CorruptSegmentError, DataError, ExpiredError, GapError
+from headrace.formats import Format, format_of
 from headrace.layout import Layout, parse_range, parse_root, parse_segment
-from headrace.records import Partition
+from headrace.records import Batch, Partition
 from headrace.segment import Segment
 from headrace.store import Store, StoredObject
-from headrace.trailer import decode as decode_trailer
 
 _TOP = 10**19
 """Above every key: 19 nines is the largest start that Kafka's signed 64-bit offsets allow, and more."""
@@ -59,8 +56,9 @@ class Chain:
         return self.dataset.keys
 
     @property
-    def compression(self) -> Compression:
-        return compression(self.dataset.compression)
+    def format(self) -> Format:
+        """How its objects are to be read, as pinned."""
+        return format_of(self.dataset.format, self.dataset.compression)
 
     def partitions(self) -> list[int]:
         """List the partitions that have objects, ascending: one LIST each."""
@@ -126,7 +124,7 @@ class Chain:
 
     def _page(self, number: int, start: int) -> tuple[list[StoredObject], bool]:
         """List the segments that start at or after *start*; the flag says whether more follow."""
-        prefix, extension = self.layout.partition(number), self.compression.extension
+        prefix, extension = self.layout.partition(number), self.format.extension
         page = self.store.list(prefix, self.layout.before(number, start))
         found = []
         for item in page.objects:
@@ -282,11 +280,11 @@ class Chain:
 
     def _segment(self, number: int, item: StoredObject) -> Segment | None:
         """Read an object's trailer and hold it against its key and the pin (B8); None where it is gone."""
-        tail = self.store.read(item.key, -TRAILER_BYTES)
-        if tail is None:
+        seal = self._seal(item)
+        if seal is None:
             return None
         where = f"{self.store.place}/{item.key}"
-        found = decode_trailer(tail, self.compression, key=where)
+        found = self.format.trailer(seal, key=where)
         key = (self.dataset.id, Partition(self.dataset.stream, number), _start(item))
         if (found.dataset_id, found.partition, found.start) != key or found.end <= found.start:
             raise CorruptSegmentError(
@@ -296,9 +294,17 @@ class Chain:
             )
         return Segment(item.key, item.size, found, item.modified_s)
 
+    def _seal(self, item: StoredObject) -> bytes | None:
+        """Read the end of an object, from its trailer on: with a second read where that is longer than usual (B5)."""
+        tail = self.store.read(item.key, -self.format.tail_bytes)
+        size = self.format.seal_bytes(tail) if tail is not None else 0
+        if tail is not None and len(tail) < min(size, item.size):
+            tail = self.store.read(item.key, -size)
+        return None if tail is None else tail[-size:]
+
     def read(self, segment: Segment) -> bytes:
         """
-        Read a segment's whole object, checked against the digest in its trailer.
+        Read a segment's whole object, checked against its trailer and the digest in it.
 
         Raises:
             CorruptSegmentError: The bytes are others than those that were written.
@@ -308,19 +314,28 @@ class Chain:
         if body is None:
             self._missing(segment.partition.number, segment.start, segment.end)
             raise AssertionError
-        if len(body) != segment.size or hashlib.sha256(body[:-TRAILER_BYTES]).hexdigest() != segment.trailer.digest:
+        where = f"{self.store.place}/{segment.key}"
+        if len(body) != segment.size or not self.format.holds(body, segment.trailer, key=where):
             raise CorruptSegmentError(
-                f"{self.store.place}/{segment.key} ({segment.partition}, [{segment.start}, {segment.end})): its bytes are not"
+                f"{where} ({segment.partition}, [{segment.start}, {segment.end})): its bytes are not"
                 f" those that its trailer's digest {segment.trailer.digest[:12]}… names; restore the object from a copy",
                 key=segment.key,
             )
         return body
 
-    def blocks(self, segment: Segment) -> Iterator[bytes]:
-        """Yield a segment's lines, some whole ones at a time. Errors as for `read`, before the first block or later."""
+    def batches(self, segment: Segment, assignment: int = 0) -> Iterator[Batch]:
+        """
+        Yield a segment's records, about 1 MiB at a time. Errors as for `read`, before the first batch or later.
+
+        Args:
+            segment: Of this chain.
+
+            assignment: Which number the batches carry.
+        """
         body = self.read(segment)
         try:
-            yield from whole_lines(self.compression.decompress(body))
+            for batch in self.format.batches(body, segment.partition, assignment, segment.start):
+                yield attrs.evolve(batch, leader_epoch=segment.trailer.leader_epoch)
         except DataError as exc:
             where = f"{self.store.place}/{segment.key} ({segment.partition}, [{segment.start}, {segment.end}))"
             raise CorruptSegmentError(f"{where}: {exc}; it was written so: its digest holds", key=segment.key) from exc

@@ -126,24 +126,46 @@ def _raws_apart(values: Sequence[bytes | None]) -> list[msgspec.Raw | UnsetType]
 
 def _raws(values: Sequence[bytes | None]) -> list[msgspec.Raw | UnsetType] | None:
     """Look at many values in a few passes, without a Python frame for each; None where one of them may not stand."""
-    present = [value for value in values if value is not None] if None in values else values
-    try:
-        # value by value: joined, "1,2" or "[1],[2" would pass for good
-        raws: list[msgspec.Raw | UnsetType] = list(map(_validate, present))  # type: ignore[arg-type]
-        joined = b"".join(present)  # type: ignore[arg-type]
-        if not joined.isascii():
-            str(joined, "utf-8")
-    except _NOT_JSON:
+    present: Sequence[bytes] = [value for value in values if value is not None] if None in values else values  # type: ignore[assignment]
+    joined = b"".join(present)
+    raws: list[msgspec.Raw | UnsetType] | None = _json(present, joined)  # type: ignore[assignment]
+    if raws is None:
         return None
     # shorter: the parser dropped white space around a value
     if len(b"".join(raws)) < len(joined) or b"\n" in joined or b"\r" in joined or b"null" in present:  # type: ignore[arg-type]
-        return None
-    if len(joined) >= _HARMLESS_BYTES and _extreme(present, joined):  # type: ignore[arg-type]
         return None
     if len(present) == len(values):
         return raws
     rest = iter(raws)
     return [_TOMBSTONE if value is None else next(rest) for value in values]
+
+
+def not_json(values: Sequence[bytes | None]) -> list[int]:
+    """
+    Say which values, by their places, are no JSON that every reader takes: what would leave a line, all but white space.
+
+    White space around a value or in it does no harm where no line ends with it, and the value ``null`` none where it is not
+    mistaken for no value. None is no value and is not named.
+    """
+    present = [value for value in values if value is not None] if None in values else values
+    if _json(present, b"".join(present)) is not None:  # type: ignore[arg-type]
+        return []
+    if len(values) == 1:
+        return [0]
+    step = max(1, len(values) // _PARTS)
+    return [at + place for at in range(0, len(values), step) for place in not_json(values[at : at + step])]
+
+
+def _json(values: Sequence[bytes], joined: bytes) -> list[msgspec.Raw] | None:
+    """Parse many values in a few passes; None where one of them is no JSON, or none that every reader takes."""
+    try:
+        # value by value: joined, "1,2" or "[1],[2" would pass for good
+        raws = list(map(_validate, values))
+        if not joined.isascii():
+            str(joined, "utf-8")
+    except _NOT_JSON:
+        return None
+    return None if len(joined) >= _HARMLESS_BYTES and _extreme(values, joined) else raws
 
 
 def _extreme(values: Sequence[bytes], joined: bytes) -> bool:

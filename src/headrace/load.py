@@ -248,7 +248,7 @@ class Load:
 
     def _load(self, group: list[Segment], began_s: float) -> None:
         loadable = [
-            LoadableSegment(s, self.chain.dataset.compression, body=lambda s=s: self.chain.read(s))  # type: ignore[misc]
+            LoadableSegment(s, self.chain.format, body=lambda s=s: self.chain.read(s))  # type: ignore[misc]
             for s in group
         ]
         result = self._retry(lambda: self.loader.load(loadable))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
 
+from headrace.errors import CorruptSegmentError, DataError
+from headrace.formats import Format
 from headrace.records import Partition
 from headrace.segment import Segment
 
@@ -42,14 +44,30 @@ class LoadableSegment:
     Attributes:
         segment: Its place and its trailer.
 
-        compression: "gzip" or "zstd".
+        format: How to read its bytes.
 
         body: Reads the whole object, verified against its trailer: ``body() -> bytes``. Each call reads it again.
     """
 
     segment: Segment
-    compression: str
+    format: Format
     body: Callable[[], bytes] = attrs.field(repr=False, eq=False)
+
+    def lines(self) -> Iterator[bytes]:
+        """
+        Yield its records as JSON lines (`headrace.envelope`), whatever its format, in pieces that end anywhere.
+
+        Raises:
+            CorruptSegmentError: Its bytes are not those that were written; what was yielded before is not to be trusted.
+        """
+        try:
+            yield from self.format.lines(self.body())
+        except CorruptSegmentError:
+            raise
+        except DataError as exc:
+            raise CorruptSegmentError(
+                f"{self.segment.key} ({self.segment.partition}): {exc}", key=self.segment.key
+            ) from exc
 
 
 @attrs.frozen

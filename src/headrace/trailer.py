@@ -1,14 +1,16 @@
 """
-The trailer: the last 1,024 bytes of every bronze object, in which it says what it is (B4, B5).
+The trailer: the last 1,024 bytes of a bronze object, in which it says what it is (B4, B5).
 
 The frame around it is the compression's (`headrace.compression`), so that readers of lines pass over it. Inside is text,
 which ``tail -c 1024`` shows: a magic word with the format's version, the SHA-256 of all that follows, the fields as JSON,
-spaces up to a fixed size, a line end. A single bit that is flipped anywhere is noticed.
+spaces up to a fixed size, a line end. A single bit that is flipped anywhere is noticed. In Parquet the same text stands in
+the footer, and its checksum is of the whole footer (`headrace.formats.parquet`).
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Annotated
 
 import msgspec
@@ -19,13 +21,15 @@ from headrace.errors import ConfigError, CorruptSegmentError
 from headrace.records import Partition
 from headrace.segment import Trailer
 
-__all__ = ["TRAILER_BYTES", "decode", "encode"]
+__all__ = ["MAGIC", "SEALED", "TRAILER_BYTES", "decode", "decode_payload", "encode", "encode_payload", "unreadable"]
 
-_MAGIC = b"headrace segment "
+MAGIC = b"headrace segment "
 _VERSION = b"1"
 _HASH_BYTES = 64
-_JSON_AT = len(_MAGIC) + len(_VERSION) + 1 + _HASH_BYTES + 1
-_JSON_BYTES = PAYLOAD_BYTES - _JSON_AT - 1
+SEALED = MAGIC + _VERSION + b" " + b"0" * _HASH_BYTES + b" "
+"""How a trailer begins, with zeros for the digits of its checksum."""
+
+_JSON_BYTES = PAYLOAD_BYTES - len(SEALED) - 1
 _STREAM_BYTES = 249
 _WRITER_LENGTH = 128
 
@@ -58,10 +62,7 @@ def encode(trailer: Trailer, compression: Compression) -> bytes:
     Raises:
         ConfigError: The stream's name is longer than 249 bytes, or is not text.
     """
-    text = _json(trailer)
-    text = text.ljust(_JSON_BYTES) + b"\n"
-    digest = hashlib.sha256(text).hexdigest().encode()
-    return compression.frame(_MAGIC + _VERSION + b" " + digest + b" " + text)
+    return compression.frame(encode_payload(trailer, _checksum))
 
 
 def decode(tail: bytes, compression: Compression, *, key: str) -> Trailer:
@@ -72,13 +73,44 @@ def decode(tail: bytes, compression: Compression, *, key: str) -> Trailer:
         CorruptSegmentError: They are not a trailer, or one that is damaged or of a newer format; the message says which.
     """
     try:
-        return _trailer(_fields(compression.unframe(tail)))
+        payload = compression.unframe(tail)
+    except ValueError as exc:
+        raise unreadable(exc, key) from exc
+    return decode_payload(payload, _checksum, key=key)
+
+
+def encode_payload(trailer: Trailer, checksum: Callable[[bytes], str]) -> bytes:
+    """
+    Make a trailer without a frame, `PAYLOAD_BYTES` long. Errors as for `encode`.
+
+    Args:
+        trailer: What it says.
+
+        checksum: Makes the 64 digits that stand before the text, from the text.
+    """
+    text = _json(trailer).ljust(_JSON_BYTES) + b"\n"
+    return MAGIC + _VERSION + b" " + checksum(text).encode() + b" " + text
+
+
+def decode_payload(payload: bytes, checksum: Callable[[bytes], str], *, key: str) -> Trailer:
+    """Read what `encode_payload` made, with the same *checksum*. Errors as for `decode`."""
+    try:
+        return _trailer(_fields(payload, checksum))
     except (ValueError, RecursionError, msgspec.DecodeError) as exc:
-        raise CorruptSegmentError(
-            f"object {key!r} has no trailer that can be read: {exc}; if it is not an object of headrace, move it away; "
-            f"if it is, restore it from a copy",
-            key=key,
-        ) from exc
+        raise unreadable(exc, key) from exc
+
+
+def unreadable(why: Exception, key: str) -> CorruptSegmentError:
+    """Say that the object at *key* has no trailer, and what to do."""
+    return CorruptSegmentError(
+        f"object {key!r} has no trailer that can be read: {why}; if it is not an object of headrace, move it away; "
+        f"if it is, restore it from a copy",
+        key=key,
+    )
+
+
+def _checksum(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()
 
 
 def _json(trailer: Trailer) -> bytes:
@@ -115,14 +147,14 @@ def _stream(name: str) -> bytes:
     return encoded
 
 
-def _fields(payload: bytes) -> _Fields:
-    if not payload.startswith(_MAGIC):
-        raise ValueError(f"found {payload[: len(_MAGIC)]!r}, expected {_MAGIC!r}")
-    version, _, rest = payload[len(_MAGIC) :].partition(b" ")
+def _fields(payload: bytes, checksum: Callable[[bytes], str]) -> _Fields:
+    if not payload.startswith(MAGIC):
+        raise ValueError(f"found {payload[: len(MAGIC)]!r}, expected {MAGIC!r}")
+    version, _, rest = payload[len(MAGIC) :].partition(b" ")
     if version != _VERSION:
         raise ValueError(f"found format version {version!r}, expected {_VERSION!r}; a newer headrace may read it")
     digest, space, text = rest[:_HASH_BYTES], rest[_HASH_BYTES : _HASH_BYTES + 1], rest[_HASH_BYTES + 1 :]
-    found = hashlib.sha256(text).hexdigest().encode()
+    found = checksum(text).encode()
     if space != b" " or digest != found:
         raise ValueError(f"its checksum says {digest!r}, its bytes give {found!r}")
     return msgspec.json.decode(text, type=_Fields)

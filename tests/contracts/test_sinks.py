@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import contextlib
 import gzip
+import io
 import json
 import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -26,6 +28,11 @@ from headrace.sink import Sink
 from headrace.store import Store
 from headrace.testing.contracts.sink import ExactlyOnceSinkContract, Place, SinkContract, Writer
 from headrace.testing.store import MemoryStore
+
+try:
+    import pyarrow.parquet as pq
+except ImportError:
+    pq = None
 
 pytest_plugins = ["pytester"]
 
@@ -124,6 +131,40 @@ class TestLakeSinkOnDisk(OverAnyStore):
             return {str(p.relative_to(tmp_path)): p.read_bytes() for p in tmp_path.rglob("*.jsonl.gz")}
 
         return Lake(lambda: FileStore(root=tmp_path, page_size=3), objects)
+
+
+@attrs.define
+class ParquetLake:
+    """Read back with pyarrow alone."""
+
+    make: Callable[[], Store]
+    objects: Callable[[], Mapping[str, bytes]]
+
+    def open(self) -> Sink:
+        return LakeSink(store=self.make(), format="parquet")
+
+    def read(self, partition: Partition) -> Sequence[Record]:
+        prefix, objects = f"{partition.stream}/partition={partition.number}/", self.objects()
+        tables = [pq.read_table(io.BytesIO(objects[key])) for key in sorted(objects) if key.startswith(prefix)]
+        return [row_of(row) for table in tables for row in table.to_pylist()]
+
+
+def row_of(row: Mapping[str, Any]) -> Record:
+    def content(cells: Mapping[str, Any], name: str) -> bytes | None:
+        return cells[f"{name}_bytes"] if cells[name] is None else cells[name].encode()
+
+    headers = tuple(((content(h, "key") or b"").decode(), content(h, "value")) for h in row["headers"] or ())
+    kind = row["timestamp_type"] or "create"
+    return Record(row["offset"], row["timestamp_ms"], content(row, "key"), content(row, "value"), headers, kind)
+
+
+class TestLakeSinkOfParquet(OverAnyStore):
+    @pytest.fixture
+    def place(self) -> Place:
+        pytest.importorskip("pyarrow")
+        objects: dict[str, bytes] = {}
+        one = MemoryStore(objects=objects, page_size=2)
+        return ParquetLake(lambda: one, lambda: objects)
 
 
 class TestLakeSinkInMemory(OverAnyStore):

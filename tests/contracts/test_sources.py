@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import attrs
 import pytest
@@ -128,6 +129,7 @@ class Lake:
     """A lake whose segments leave holes between records."""
 
     store: FileStore | MemoryStore
+    format: Literal["jsonl", "parquet"] = "jsonl"
     stream: str = "ticks"
     partitions: int = 3
 
@@ -135,7 +137,8 @@ class Lake:
         self._bound()
 
     def _bound(self) -> LakeSink:
-        sink, identity = LakeSink(store=self.store), Identity("c", "t", "read_committed", self.partitions)
+        sink = LakeSink(store=self.store, format=self.format)
+        identity = Identity("c", "t", "read_committed", self.partitions)
         sink.bind({Partition(self.stream, n): Extent(0, 10**9, 10**9, identity) for n in range(self.partitions)})
         return sink
 
@@ -153,8 +156,11 @@ class Lake:
 
 
 class TestLakeSource(GrowingSourceContract, RetentionSourceContract):
-    @pytest.fixture(params=["file", "memory"])
+    @pytest.fixture(params=["file", "memory", "parquet"])
     def log(self, tmp_path: Path, request: pytest.FixtureRequest) -> Log:
+        if request.param == "parquet":
+            pytest.importorskip("pyarrow")
+            return Lake(MemoryStore(page_size=2), "parquet")
         return Lake(FileStore(root=tmp_path, page_size=2) if request.param == "file" else MemoryStore(page_size=2))
 
     @pytest.fixture

@@ -2,8 +2,8 @@
 Makes the golden files of the format that this version writes: ``python tests/golden/make.py``.
 
 They are checked in once for each version of the format and never made again: an old release wrote them, every later one
-must read them. gzip is made by zlib. What is expected stands in ``expected.json``, with all bytes as base64, so that it
-depends on nothing of the format.
+must read them. gzip is made by zlib, Parquet by the pyarrow of that day. What is expected stands in ``expected.json``, with
+all bytes as base64, so that it depends on nothing of the format.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import attrs
 
 from headrace import envelope, trailer
 from headrace.compression import Compression, Gzip, Zstd
+from headrace.formats import Workers
+from headrace.formats.arrow import Columns
 from headrace.records import Batch, Partition, Record
 from headrace.segment import Trailer
 
@@ -56,13 +58,28 @@ RECORDS = [
     Record(2**40, 0, b"k", b'"last"'),
 ]
 PARTITION = Partition('ticks "é" \x01', 3)
+HALVES = [Batch.of(PARTITION, half, assignment=0) for half in (RECORDS[:7], RECORDS[7:])]
 
 
 def make(compression: Compression) -> tuple[bytes, Trailer]:
-    halves = (RECORDS[:7], RECORDS[7:])
-    blocks = [compression.block(envelope.encode(Batch.of(PARTITION, half, assignment=0))) for half in halves]
-    body = compression.join(blocks)
-    found = Trailer(
+    body = compression.join([compression.block(envelope.encode(half)) for half in HALVES])
+    found = said(hashlib.sha256(body).hexdigest())
+    return body + trailer.encode(found, compression), found
+
+
+def make_parquet() -> tuple[bytes, Trailer]:
+    workers = Workers(1)
+    columns = Columns("zstd", workers, 1)  # a row group for each half
+    for half in HALVES:
+        columns.add(half)
+    found: list[Trailer] = []
+    body = columns.finish(lambda digest: found.append(said(digest)) or found[0])
+    workers.close()
+    return body, found[0]
+
+
+def said(digest: str) -> Trailer:
+    return Trailer(
         dataset_id="0123456789abcdef0123456789abcdef",
         partition=PARTITION,
         start=40,
@@ -71,11 +88,10 @@ def make(compression: Compression) -> tuple[bytes, Trailer]:
         records=len(RECORDS),
         min_ms=min(record.timestamp_ms for record in RECORDS),
         max_ms=max(record.timestamp_ms for record in RECORDS),
-        digest=hashlib.sha256(body).hexdigest(),
+        digest=digest,
         leader_epoch=7,
         writer="golden",
     )
-    return body + trailer.encode(found, compression), found
 
 
 def b64(content: bytes | None) -> str | None:
@@ -92,6 +108,9 @@ def main() -> None:
         content, found = make(compression)
         (folder / f"segment.{compression.extension}").write_bytes(content)
         trailers[compression.name] = attrs.asdict(found)
+    content, found = make_parquet()
+    (folder / "segment.parquet").write_bytes(content)
+    trailers["parquet"] = attrs.asdict(found)
     rows = [
         {
             "offset": record.offset,

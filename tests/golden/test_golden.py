@@ -12,6 +12,8 @@ import pytest
 from headrace import envelope, trailer
 from headrace.compression import TRAILER_BYTES, compression
 from headrace.errors import MissingExtraError
+from headrace.formats import Format, format_of
+from headrace.formats.parquet import PLACEHOLDER, seal
 from headrace.records import Batch, Partition, Record
 from headrace.segment import Trailer
 
@@ -21,6 +23,7 @@ NEWEST = max(VERSIONS, key=int)
 
 versions = pytest.mark.parametrize("version", VERSIONS)
 names = pytest.mark.parametrize("name", ["gzip", "zstd"])
+objects = pytest.mark.parametrize("name", ["gzip", "zstd", "parquet"])
 
 
 def b64(text: str | None) -> bytes | None:
@@ -41,46 +44,57 @@ def expected(version: str) -> list[Record]:
     ]
 
 
-def segment(version: str, name: str) -> tuple[bytes, Trailer]:
+def segment(version: str, name: str) -> tuple[Format, bytes, Trailer]:
     try:
-        codec = compression(name)
+        kept = format_of("parquet", "zstd") if name == "parquet" else format_of("jsonl", name)
+        kept.require()
     except MissingExtraError as exc:
         pytest.skip(str(exc))
-    content = (HERE / version / f"segment.{codec.extension}").read_bytes()
-    return content, trailer.decode(content[-TRAILER_BYTES:], codec, key=name)
+    content = (HERE / version / f"segment.{kept.extension}").read_bytes()
+    return kept, content, kept.trailer(content[-kept.seal_bytes(content) :], key=name)
 
 
 @versions
-@names
+@objects
 def test_records(version, name):
     """Each record comes back to the byte."""
-    content, found = segment(version, name)
-    blocks = envelope.whole_lines(compression(name).decompress(content))
-    batch = envelope.decode_batch(b"".join(blocks), found.partition, 1, found.start)
+    kept, content, found = segment(version, name)
+    batches = list(kept.batches(content, found.partition, 1, found.start))
 
-    assert expected(version) == list(batch.records())
-    assert (found.start, found.end) == (batch.start, batch.end)
+    assert expected(version) == [record for batch in batches for record in batch.records()]
+    assert (found.start, found.end) == (batches[0].start, batches[-1].end)
 
 
 @versions
-@names
+@objects
+def test_lines(version, name):
+    """Whatever the format, the records make the same lines."""
+    kept, content, _ = segment(version, name)
+
+    assert (HERE / version / "lines.jsonl").read_bytes() == b"".join(kept.lines(content))
+
+
+@versions
+@objects
 def test_trailer(version, name):
     """The trailer says what it said, and its digest is that of the bytes before it."""
-    content, found = segment(version, name)
+    kept, content, found = segment(version, name)
     fields = json.loads((HERE / version / "expected.json").read_text())["trailers"][name]
 
     assert Trailer(**fields | {"partition": Partition(**fields["partition"])}) == found
-    assert hashlib.sha256(content[:-TRAILER_BYTES]).hexdigest() == found.digest
+    assert hashlib.sha256(content[: -kept.seal_bytes(content)]).hexdigest() == found.digest
+    assert kept.holds(content, found, key=name)
 
 
 @versions
 def test_duckdb(version):
     """A reader that is not ours sees each record once."""
     duckdb = pytest.importorskip("duckdb")
-    query = f"""select "offset" from read_json('{HERE / version}/segment.jsonl.gz', format='newline_delimited',
-        columns={{'offset': 'BIGINT'}}) order by 1"""
-
-    assert [record.offset for record in expected(version)] == [offset for (offset,) in duckdb.execute(query).fetchall()]
+    lines = f"""read_json('{HERE / version}/segment.jsonl.gz', format='newline_delimited',
+        columns={{'offset': 'BIGINT'}})"""
+    for table in (lines, f"read_parquet('{HERE / version}/segment.parquet')"):
+        found = duckdb.execute(f'select "offset" from {table} order by 1').fetchall()
+        assert [record.offset for record in expected(version)] == [offset for (offset,) in found]
 
 
 def test_lines_of_today():
@@ -93,6 +107,16 @@ def test_lines_of_today():
 @names
 def test_trailer_of_today(name):
     """Today's code writes the newest version's trailer byte for byte."""
-    content, found = segment(NEWEST, name)
+    _, content, found = segment(NEWEST, name)
 
     assert content[-TRAILER_BYTES:] == trailer.encode(found, compression(name))
+
+
+def test_footer_of_today():
+    """Today's code puts the newest version's trailer into the footer that pyarrow wrote then, byte for byte."""
+    kept, content, found = segment(NEWEST, "parquet")
+    footer = content[-kept.seal_bytes(content) :]
+    at = footer.find(b"headrace segment 1 ")
+    bare = footer[:at] + PLACEHOLDER + footer[at + len(PLACEHOLDER) :]
+
+    assert footer == seal(bare, found)

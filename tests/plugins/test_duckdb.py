@@ -85,7 +85,7 @@ def query(path: Path, sql: str) -> list[tuple[Any, ...]]:
 
 def segments(chain: Chain, number: int = 0) -> list[LoadableSegment]:
     return [
-        LoadableSegment(s, chain.dataset.compression, lambda s=s: chain.read(s))  # type: ignore[misc]
+        LoadableSegment(s, chain.format, lambda s=s: chain.read(s))  # type: ignore[misc]
         for s in chain.walk(number)
     ]
 

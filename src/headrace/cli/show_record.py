@@ -8,7 +8,6 @@ from base64 import b64encode
 from headrace.chain import Chain
 from headrace.cli.exits import DATA, DONE
 from headrace.cli.output import Output, plain, when
-from headrace.envelope import decode_lines
 from headrace.records import Record
 from headrace.segment import Segment
 
@@ -54,10 +53,9 @@ def show_record(output: Output, chain: Chain, number: int, offset: int, *, raw: 
 
 
 def _find(chain: Chain, segment: Segment, offset: int) -> Record | None:
-    for block in chain.blocks(segment):
-        for record in decode_lines(block):
-            if record.offset == offset:
-                return record
+    for batch in chain.batches(segment):
+        if batch.start <= offset < batch.end:
+            return next((record for record in batch.records() if record.offset == offset), None)
     return None
 
 

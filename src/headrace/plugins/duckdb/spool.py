@@ -14,7 +14,6 @@ from pathlib import Path
 
 import attrs
 
-from headrace.compression import compression
 from headrace.errors import SinkUnavailableError
 from headrace.loader import LoadableSegment
 
@@ -97,11 +96,10 @@ def spool(segments: Sequence[LoadableSegment], folder: Path) -> Spooled:
 
 def _write(segment: LoadableSegment, path: Path) -> int:
     """Return how long a line may be."""
-    body = segment.body()
     longest = running = 0
     try:
         with path.open("wb") as file:
-            for piece in compression(segment.compression).decompress(body):
+            for piece in segment.lines():
                 file.write(piece)
                 ends = piece.find(b"\n")
                 if ends < 0:

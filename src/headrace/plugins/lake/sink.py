@@ -8,22 +8,18 @@ must hold before it may do so is kept by `headrace.commit`.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import socket
-import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Literal
 
 import attrs
 import msgspec
 
 from headrace.chain import Chain
-from headrace.compression import Block, Compression, compression
 from headrace.dataset import LAYOUT_VERSION, Dataset
-from headrace.envelope import encode
 from headrace.errors import (
     CommitUnknownError,
     ConfigError,
@@ -34,20 +30,17 @@ from headrace.errors import (
     PositionConflictError,
     TransientError,
 )
+from headrace.formats import COMPRESSIONS, Content, Format, Workers, format_of
 from headrace.plugins.lake.pin import pin
 from headrace.plugins.lake.probe import probe
 from headrace.records import Batch, Extent, Hint, Identity, Partition, Position
 from headrace.segment import Trailer
 from headrace.sink import Draft, Guarantee, Sink
 from headrace.store import Store
-from headrace.trailer import encode as encode_trailer
 
 if TYPE_CHECKING:
     from headrace.registry import Registry
     from headrace.uri import URI
-
-_BLOCK_BYTES = (32 << 10, 512 << 10)
-"""A block is compressed by itself: 256 KiB to 1 MiB cost no ratio, smaller ones cost some, and none costs memory later."""
 
 _LOOKUPS_AT_ONCE = 16
 
@@ -61,14 +54,15 @@ def boot_clock() -> float:
 @attrs.define(kw_only=True, eq=False)
 class LakeSink(Sink):
     """
-    Commits segments to a lake. Readers who glob ``partition=*/*.jsonl.gz`` see each record exactly once, at every moment.
+    Commits segments to a lake. Readers who glob ``partition=*/*`` see each record exactly once, at every moment.
 
     Attributes:
         store: Keeps the objects.
 
-        format: Of the objects.
+        format: Of the objects: lines of JSON, or Parquet with the same columns.
 
-        compression: "gzip", which every reader takes, or "zstd".
+        compression: Of JSON lines "gzip", which every reader takes, or "zstd"; of Parquet "zstd" or "snappy". The first one
+            unless it is given.
 
         epoch: The name of a new beginning for streams that the lake has already; "" for the first (B9).
 
@@ -82,8 +76,10 @@ class LakeSink(Sink):
     """
 
     store: Store
-    format: Literal["jsonl"] = attrs.field(default="jsonl", validator=attrs.validators.in_(("jsonl",)))
-    compression: Literal["gzip", "zstd"] = "gzip"
+    format: Literal["jsonl", "parquet"] = attrs.field(
+        default="jsonl", validator=attrs.validators.in_(tuple(COMPRESSIONS))
+    )
+    compression: Literal["gzip", "zstd", "snappy"] = attrs.field()
     epoch: str = ""
     guarantee: Guarantee = attrs.field(
         default="exactly-once", validator=attrs.validators.in_(("exactly-once", "at-least-once"))
@@ -97,15 +93,17 @@ class LakeSink(Sink):
     _chains: dict[str, Chain] = attrs.field(factory=dict, init=False)
     _ends: dict[Partition, int] = attrs.field(factory=dict, init=False)
     _notes: set[tuple[Partition, int, int]] = attrs.field(factory=set, init=False)
-    _pool: ThreadPoolExecutor = attrs.field(init=False)
-    _room: threading.Semaphore = attrs.field(init=False)
-    _codec: Compression = attrs.field(init=False)
+    _format: Format = attrs.field(init=False)
+    _workers: Workers = attrs.field(init=False)
+
+    @compression.default
+    def _usual_compression(self) -> str:
+        return COMPRESSIONS[self.format][0]
 
     def __attrs_post_init__(self) -> None:
-        self._codec = compression(self.compression)
-        self._pool = ThreadPoolExecutor(self.compress_threads, thread_name_prefix="headrace-compress")
-        # blocks waiting to be compressed: the reader waits here when the workers are behind
-        self._room = threading.Semaphore(4 * self.compress_threads)
+        self._format = format_of(self.format, self.compression)
+        self._format.require()  # before anything is pinned
+        self._workers = Workers(self.compress_threads)
 
     @classmethod
     def from_uri(cls, uri: URI, registry: Registry) -> LakeSink:
@@ -192,9 +190,8 @@ class LakeSink(Sink):
     # ---- writing ------------------------------------------------------------------------------------------
 
     def draft(self, partition: Partition, position: int, buffer_bytes: int) -> LakeDraft:
-        smallest, largest = _BLOCK_BYTES
-        block_bytes = max(smallest, min(largest, buffer_bytes))
-        return LakeDraft(sink=self, partition=partition, position=position, block_bytes=block_bytes)
+        content = self._format.content(self._workers, buffer_bytes)
+        return LakeDraft(sink=self, partition=partition, position=position, content=content)
 
     def note(self, partition: Partition, start: int, end: int) -> None:
         chain = self._chain(partition.stream)
@@ -204,7 +201,7 @@ class LakeSink(Sink):
         self._notes.add((partition, start, end))
 
     def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._workers.close()
         self.store.close()
 
     def _put(
@@ -236,7 +233,7 @@ class LakeSink(Sink):
         payload = body()
         self._check_age(partition, at)  # last, just before the request (B15)
         began_s = self.clock()
-        key = chain.layout.segment(partition.number, p, self._codec.extension)
+        key = chain.layout.segment(partition.number, p, self._format.extension)
         metadata = {"dataset": chain.dataset.id, "start": str(p), "end": str(draft.end), "records": str(draft.records)}
         if self.store.create(key, payload, metadata):
             return Position(draft.end, (p, draft.end), chain.dataset.id, draft.leader_epoch, began_s)
@@ -264,31 +261,25 @@ class LakeSink(Sink):
 
 @attrs.define(kw_only=True, eq=False)
 class LakeDraft(Draft):
-    """A segment on its way: lines are encoded as they come, blocks compressed by themselves, nothing is kept raw."""
+    """A segment on its way: records are encoded as they come, and nothing is kept of them but that."""
 
     sink: LakeSink
     partition: Partition
     position: int
-    block_bytes: int
+    content: Content
     records: int = 0
     leader_epoch: int | None = None
     _first: int | None = None
     _end: int | None = None
     _min_ms: int = 0
     _max_ms: int = 0
-    _raw: list[bytes] = attrs.field(factory=list)
-    _raw_bytes: int = 0
-    _blocks: list[Future[Block]] = attrs.field(factory=list)
-    _compressing_bytes: int = 0
-    _compressed_bytes: int = 0
-    _lock: threading.Lock = attrs.field(factory=threading.Lock)
     _body: bytes | None = None
     _closed: bool = False
     _discarded: bool = False
 
     @property
     def held_bytes(self) -> int:
-        return self._raw_bytes + self._compressing_bytes + self._compressed_bytes
+        return self.content.held_bytes
 
     @property
     def end(self) -> int:
@@ -302,41 +293,15 @@ class LakeDraft(Draft):
         self._min_ms, self._max_ms = min(self._min_ms, low), max(self._max_ms, high)
         self._end, self.leader_epoch = batch.end, batch.leader_epoch  # last record's offset + 1 (B3)
         self.records += len(batch)
-        lines = encode(batch)
-        self._raw.append(lines)
-        self._raw_bytes += len(lines)
-        if self._raw_bytes >= self.block_bytes:
-            self._cut()
+        self.content.add(batch)
 
     def commit(self, base: int, at: Position, identity: Identity) -> Position:
         return self.sink._put(self, base, at, identity, self._object)
 
     def discard(self) -> None:
-        for block in self._blocks:
-            block.cancel()
-        with self._lock:
-            self._closed = self._discarded = True
-            self._raw, self._blocks, self._body = [], [], None
-            self._raw_bytes = self._compressing_bytes = self._compressed_bytes = 0
-
-    def _cut(self) -> None:
-        """Hand what is raw to a worker; wait where too much is waiting already."""
-        raw, size = self._raw, self._raw_bytes
-        self._raw, self._raw_bytes = [], 0
-        with self._lock:
-            self._compressing_bytes += size
-        self.sink._room.acquire()
-        block = self.sink._pool.submit(self._compress, raw, size)
-        block.add_done_callback(lambda _: self.sink._room.release())
-        self._blocks.append(block)
-
-    def _compress(self, raw: list[bytes], size: int) -> Block:
-        block = self.sink._codec.block(b"".join(raw))
-        with self._lock:
-            if not self._discarded:
-                self._compressing_bytes -= size
-                self._compressed_bytes += len(block.data)
-        return block
+        self._closed = self._discarded = True
+        self._body = None
+        self.content.discard()
 
     def _object(self) -> bytes:
         """The object's bytes: made once, so that every attempt sends the same (B25)."""
@@ -344,28 +309,24 @@ class LakeDraft(Draft):
             raise PluginError(f"{self.partition}: the draft of {self.position} was discarded, it cannot be committed")
         if self._body is None:
             self._closed = True
-            if self._raw:
-                self._cut()
-            assert self._first is not None, "a draft that is committed holds a record"  # noqa: S101 - our own state
-            content = self.sink._codec.join([block.result() for block in self._blocks])
-            chain = self.sink._chain(self.partition.stream)
-            last = Trailer(
-                dataset_id=chain.dataset.id,
-                partition=self.partition,
-                start=self.position,
-                end=self.end,
-                first=self._first,
-                records=self.records,
-                min_ms=self._min_ms,
-                max_ms=self._max_ms,
-                digest=hashlib.sha256(content).hexdigest(),
-                leader_epoch=self.leader_epoch,
-                writer=writer_name(),
-            )
-            self._body = content + encode_trailer(last, self.sink._codec)
-            self._blocks.clear()
-            self._compressed_bytes = len(self._body)
+            self._body = self.content.finish(self._trailer)
         return self._body
+
+    def _trailer(self, digest: str) -> Trailer:
+        assert self._first is not None, "a draft that is committed holds a record"  # noqa: S101 - our own state
+        return Trailer(
+            dataset_id=self.sink._chain(self.partition.stream).dataset.id,
+            partition=self.partition,
+            start=self.position,
+            end=self.end,
+            first=self._first,
+            records=self.records,
+            min_ms=self._min_ms,
+            max_ms=self._max_ms,
+            digest=digest,
+            leader_epoch=self.leader_epoch,
+            writer=writer_name(),
+        )
 
 
 def writer_name() -> str:

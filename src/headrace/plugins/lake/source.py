@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import attrs
 
 from headrace.chain import Chain, streams
-from headrace.envelope import decode_batch
 from headrace.errors import ConfigError, CorruptSegmentError, HeadraceError, TransientError
 from headrace.records import Batch, BelowLog, Event, Extent, Failed, Identity, Partition, Reached, Start
 from headrace.segment import Segment
@@ -147,18 +146,16 @@ class LakeSource(Source):
         return [BelowLog(partition, cursor.assignment, cursor.position, following.start)]
 
     def _batches(self, segment: Segment, cursor: _Cursor) -> Iterator[Batch]:
-        chain = self._opened()
         wanted, start, read = cursor.position, segment.start, 0
-        for block in chain.blocks(segment):
-            batch = decode_batch(block, segment.partition, cursor.assignment, start)
-            batch = attrs.evolve(batch, leader_epoch=segment.trailer.leader_epoch)
+        for batch in self._opened().batches(segment, cursor.assignment):
             start, read = batch.end, read + len(batch)
             before = sum(offset < wanted for offset in batch.offsets) if batch.start < wanted else 0
             if before:
                 if before == len(batch):
                     continue
-                batch = batch.split(before)[1]
-            yield attrs.evolve(batch, start=max(batch.start, wanted))
+                yield attrs.evolve(batch.split(before)[1], start=wanted)
+            else:
+                yield attrs.evolve(batch, start=max(batch.start, wanted))
         if (start, read) != (segment.end, segment.trailer.records):
             raise CorruptSegmentError(
                 f"{segment.key} ({segment.partition}): found {read} records up to {start}, its trailer says"
