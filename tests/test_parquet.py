@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -438,3 +440,26 @@ def test_a_batch_of_more_than_an_array_holds(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("headrace.formats.arrow._ARRAY_BYTES", 1000)
 
     assert trades(0, 100) == stored(lake(tmp_path, trades(0, 100)))
+
+
+# ---- by the documentation alone -------------------------------------------------------------------------------------
+
+FORMAT = Path(__file__).parent.parent / "docs" / "pages" / "format.md"
+
+
+def test_the_documented_trailer(tmp_path: Path):
+    """The reader that stands in the documentation finds the trailer, with nothing but the standard library."""
+    (program,) = re.findall(r"```python\n([^`]*def parquet_trailer[^`]*)```", FORMAT.read_text(encoding="utf-8"))
+    found: dict[str, Any] = {}
+    exec(program, found)
+    lake(tmp_path, RECORDS)
+    said = found["parquet_trailer"](path_of(tmp_path))
+
+    assert ("ticks", 0, 0, 10, 8) == (said["stream"], said["partition"], said["start"], said["end"], said["records"])
+    body = bytearray(path_of(tmp_path).read_bytes())
+    for place, words in ((200, "rows are damaged"), (len(body) - 1500, "footer is damaged")):
+        body[place] ^= 1
+        path_of(tmp_path).write_bytes(body)
+        with pytest.raises(AssertionError, match=words):
+            found["parquet_trailer"](path_of(tmp_path))
+        body[place] ^= 1
