@@ -94,6 +94,15 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session
+def compose(session: nox.Session) -> None:
+    """docker-compose.yml, by the Compose specification's schema and by facts of ours; no container is started."""
+    install(session, "testing")
+    session.install(*group("compose"))
+    session.run("check-jsonschema", "--builtin-schema", "vendor.compose-spec", "docker-compose.yml")
+    session.run("python", "-m", "pytest", "tests/test_compose.py", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Measure; a table, and JSON that is kept in .bench."""
     install(session, EXTRAS["all"])

@@ -1,0 +1,146 @@
+"""`docker-compose.yml`: the servers of the tests in containers, for this machine alone. Nothing is started here."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headrace.testing.servers import kafka, minio, versity
+
+yaml = pytest.importorskip("yaml", reason="`nox -s compose` brings what reads the file")
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+COMPOSE: dict[str, Any] = yaml.safe_load(TEXT)
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+ONCE = {name for name, service in SERVICES.items() if service.get("restart") == "no"}
+EXAMPLE = (ROOT / ".env.example").read_text(encoding="utf-8")
+
+
+def test_what_there_is():
+    """Three servers, and two that make what must be there and end."""
+    assert {"kafka", "minio", "versity", "topics", "buckets"} == set(SERVICES)
+    assert {"topics", "buckets"} == ONCE
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_images_are_pinned(name: str):
+    """By a tag that says a version, never by one that moves."""
+    image, _, tag = SERVICES[name]["image"].partition(":")
+    assert image
+    assert re.fullmatch(r"v?\d+\.\d+\.\d+|RELEASE\.\d{4}-\d\d-\d\dT[\d-]+Z", tag)
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_nothing_is_published_beyond_the_loopback(name: str):
+    """Each port stands behind 127.0.0.1, and no service shares the machine's own network."""
+    for port in SERVICES[name].get("ports", []):
+        assert re.fullmatch(r"127\.0\.0\.1:\$\{[A-Z_]+:-\d+\}:\d+", port)
+    assert "network_mode" not in SERVICES[name]
+    assert not SERVICES[name].get("privileged")
+
+
+def test_passwords_come_from_outside():
+    """No secret stands in the file, nor a default for one; without it the message says where to put it."""
+    secret = [
+        (key, value)
+        for service in SERVICES.values()
+        for key, value in service.get("environment", {}).items()
+        if re.search(r"KEY|SECRET|PASSWORD|USER", key)
+    ]
+    assert len(secret) == 6
+    for key, value in secret:
+        assert re.fullmatch(r"\$\{S3_(ACCESS|SECRET)_KEY:\?[^}]*\.env[^}]*\}", value), key
+    assert re.search(r"^S3_SECRET_KEY=$", EXAMPLE, re.MULTILINE)
+    assert "/.env" in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+
+
+def test_every_variable_is_in_the_example():
+    """With the default that it has."""
+    for name, default in set(re.findall(r"\$\{([A-Z0-9_]+)(?::-([^}]*))?", TEXT)):
+        line = f"# {name}={default}" if default else f"{name}="
+        assert any(said.startswith(line) for said in EXAMPLE.splitlines()), name
+
+
+@pytest.mark.parametrize("name", sorted(set(SERVICES) - ONCE))
+def test_servers_say_when_they_are_ready(name: str):
+    """A check with bounds, a volume for what is stored, and a start after a reboot."""
+    check = SERVICES[name]["healthcheck"]
+    assert {"test", "interval", "timeout", "retries", "start_period"} <= check.keys()
+    assert SERVICES[name]["volumes"]
+    assert {volume.partition(":")[0] for volume in SERVICES[name]["volumes"]} <= COMPOSE["volumes"].keys()
+    assert "unless-stopped" == SERVICES[name]["restart"]
+
+
+@pytest.mark.parametrize("name", sorted(ONCE))
+def test_what_is_made_waits_for_its_servers(name: str):
+    """And may be made again."""
+    assert {"service_healthy"} == {on["condition"] for on in SERVICES[name]["depends_on"].values()}
+    assert re.search(r"--if-not-exists|--ignore-existing", SERVICES[name]["command"][0])
+
+
+# ---- the same as the native servers, which is what is tested ------------------------------------------------------
+
+
+def test_kafka_is_the_native_one(tmp_path: Path):
+    """Version and settings; what differs is where it listens, and that containers have a listener of their own."""
+    cluster = kafka.Kafka(folder=tmp_path)
+    native = cluster.brokers[0]._properties()
+    there = {
+        key.removeprefix("KAFKA_").lower().replace("_", "."): value
+        for key, value in SERVICES["kafka"]["environment"].items()
+    }
+    assert kafka.VERSION == SERVICES["kafka"]["image"].partition(":")[2]
+    assert f"-Xmx{cluster.brokers[0].heap}" == there.pop("heap.opts")
+    assert native.keys() == there.keys()
+    different = {key for key in native if native[key] != there[key]}
+    assert different <= {
+        "controller.quorum.voters",
+        "listeners",
+        "advertised.listeners",
+        "listener.security.protocol.map",
+        "inter.broker.listener.name",
+        "log.dirs",
+    }
+
+
+def test_kafka_tells_each_side_an_address_that_it_can_reach():
+    """This machine the loopback's, at the port that is published; containers the service's name."""
+    told = dict(
+        address.split("://", 1) for address in SERVICES["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"].split(",")
+    )
+    (published,) = SERVICES["kafka"]["ports"]
+    assert published == f"{told['PLAIN']}:9092"
+    assert told["INSIDE"] == "kafka:19092"
+    assert "kafka:19092" in SERVICES["kafka"]["healthcheck"]["test"][1]
+    assert "kafka:19092" in SERVICES["topics"]["command"][0]
+
+
+def option(words: list[str], name: str) -> str:
+    return words[words.index(name) + 1]
+
+
+def test_minio_is_the_native_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The same command and variables; its image is of an earlier commit, the last one that was published."""
+    monkeypatch.setattr(minio, "built", lambda *_: Path("minio"))
+    server = minio.Minio(folder=tmp_path)
+    words, there = server.command(), SERVICES["minio"]
+    assert "server" == words[1] == there["command"][0]
+    assert option(words, "--address").endswith(f":{server.port}")
+    assert ":9000" == option(there["command"], "--address")
+    assert server.environment().keys() == there["environment"].keys()
+    assert "off" == there["environment"]["MINIO_BROWSER"] == server.environment()["MINIO_BROWSER"]
+
+
+def test_versity_is_the_native_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Version, options and variables; what differs is the port and the folders."""
+    monkeypatch.setattr(versity, "built", lambda *_: Path("versitygw"))
+    server = versity.Versity(folder=tmp_path)
+    words, there = server.command()[1:], SERVICES["versity"]
+    places = {f"127.0.0.1:{server.port}": ":7070", f"{tmp_path}/metadata": "/metadata", f"{tmp_path}/data": "/data"}
+    assert [places.get(word, word) for word in words] == there["command"]
+    assert versity.VERSION == there["image"].partition(":")[2]
+    assert server.environment().keys() == there["environment"].keys()
