@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 import attrs
 import pytest
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec
 
+from headrace.errors import ConfigError, DataError, IdentityError
 from headrace.plugins.kafka.sink import KafkaSink
-from headrace.records import Partition, Record
+from headrace.records import Extent, Identity, Partition, Record
 from headrace.sink import Sink
 from headrace.testing.contracts.sink import ExactlyOnceSinkContract, Place, Writer
 
@@ -46,6 +47,23 @@ def read(bootstrap: str, topic: str, partition: int, isolation: str = "read_comm
             found.append(Record(message.offset(), ms, message.key(), message.value(), headers))
     consumer.close()
     return found
+
+
+def make(admin: AdminClient, name: str, *, partitions: int = 1, config: Mapping[str, str] | None = None) -> None:
+    """Make a topic; brokers know of it a moment later."""
+    admin.create_topics([NewTopic(name, partitions, 1, config=dict(config or {}))])[name].result(20)
+    wait(lambda: admin.describe_topics(TopicCollection([name]))[name].result(20).topic_id is not None)
+
+
+def wait(condition: Callable[[], bool]) -> None:
+    """Ask until it is true, for half a minute at most."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        with contextlib.suppress(KafkaException):
+            if condition():
+                return
+        time.sleep(0.05)
+    raise AssertionError("it did not come true")
 
 
 @attrs.define
@@ -92,8 +110,9 @@ class TestKafkaSink(ExactlyOnceSinkContract):
 
     @pytest.fixture
     def place(self, kafka: str) -> Place:
-        name, admin = f"t-{secrets.token_hex(4)}", AdminClient({"bootstrap.servers": kafka, "log_level": 0})
-        admin.create_topics([NewTopic(name, 6, 1, config=ANY_TIME)])[name].result(20)
+        name = f"t-{secrets.token_hex(4)}"
+        with AdminClient({"bootstrap.servers": kafka, "log_level": 0}) as admin:
+            make(admin, name, partitions=6, config=ANY_TIME)
         return Topic(kafka, name)
 
     @pytest.fixture
@@ -106,3 +125,175 @@ class TestKafkaSink(ExactlyOnceSinkContract):
             yield
 
         return lose
+
+
+# ---- what the positions are about -----------------------------------------------------------------------------------
+
+
+class Sinks:
+    """Sinks of one topic, each as another process would make it, and one record after the other through them."""
+
+    def __init__(self, kafka: str) -> None:
+        self.kafka, self.topic = kafka, f"t-{secrets.token_hex(4)}"
+        self.admin = AdminClient({"bootstrap.servers": kafka, "log_level": 0})
+        self.identity = Identity("cluster", "topic", "read_committed", 1)
+        self.make(self.topic)
+
+    def make(self, topic: str, **config: str) -> None:
+        make(self.admin, topic, config=config)
+
+    def delete(self, topic: str) -> None:
+        self.admin.delete_topics([topic])[topic].result(20)
+        wait(lambda: topic not in self.admin.list_topics(timeout=10).topics)
+
+    @contextlib.contextmanager
+    def writer(self, **settings: object) -> Iterator[Writer]:
+        made = {"bootstrap": self.kafka, "topic": self.topic, "guarantee": "exactly-once", **settings}
+        with KafkaSink(**made) as sink:
+            sink.bind({Partition("ticks", 0): Extent(0, 10**6, 10**6, self.identity)})
+            yield Writer(sink, Partition("ticks", 0), self.identity)
+
+    def put(self, **settings: object) -> None:
+        with self.writer(**settings) as writer:
+            at = writer.position().offset
+            writer.put([Record(at, 1_700_000_000_000, b"k", b"%d" % at)])
+
+    def values(self) -> list[bytes | None]:
+        return [record.value for record in read(self.kafka, self.topic, 0)]
+
+
+@pytest.fixture
+def sinks(kafka: str) -> Iterator[Sinks]:
+    made = Sinks(kafka)
+    with made.admin:
+        yield made
+
+
+def test_a_topic_made_again_is_refused(sinks: Sinks):
+    """Positions of a topic that was deleted would hide what the new one lacks; a new epoch publishes it all (B9)."""
+    sinks.put()
+    sinks.delete(sinks.topic)
+    sinks.make(sinks.topic)
+    with pytest.raises(IdentityError, match="target is"):
+        sinks.put()
+    sinks.put(epoch="b")
+    sinks.put(epoch="b")
+    assert [b"0", b"1"] == sinks.values()
+
+
+def test_a_topic_made_again_meanwhile_is_refused(sinks: Sinks):
+    """The same under a sink that is open, at its next look-up."""
+    with sinks.writer() as writer:
+        at = writer.put([Record(0, 1, b"k", b"0")])
+        sinks.delete(sinks.topic)
+        sinks.make(sinks.topic)
+        with pytest.raises(IdentityError, match="made again"):
+            writer.position()
+        draft = writer.draft(1, [Record(1, 1, b"k", b"1")])
+        with pytest.raises(IdentityError, match="made again"):
+            writer.commit(draft, attrs.evolve(at, looked_up_s=at.looked_up_s - 1e9))
+    assert [] == sinks.values()
+
+
+def test_records_without_positions_are_not_joined(sinks: Sinks):
+    """A topic that has records and no positions is published to only when that is asked for: they may have been deleted (B7)."""
+    sinks.put()
+    sinks.delete(f"{sinks.topic}.headrace-positions")
+    with pytest.raises(ConfigError, match="append=on"):
+        sinks.put()
+    sinks.put(append=True)
+    sinks.put()
+    assert [b"0", b"0", b"1"] == sinks.values()
+
+
+def test_positions_are_kept_for_good(sinks: Sinks):
+    """A side topic that forgets is refused; the one that is made is compacted."""
+    sinks.make("forgets-" + sinks.topic, **{"cleanup.policy": "delete"})
+    with pytest.raises(ConfigError, match=r"cleanup\.policy=delete, expected compact"):
+        sinks.put(positions_topic="forgets-" + sinks.topic)
+    sinks.put()
+    about = ConfigResource(ConfigResource.Type.TOPIC, f"{sinks.topic}.headrace-positions")
+    found = sinks.admin.describe_configs([about])[about].result(20)
+    assert "compact" == found["cleanup.policy"].value
+
+
+def test_ids_that_would_not_fence_are_refused(sinks: Sinks):
+    """Another prefix makes other transactional ids, which leave a zombie of the old ones alone."""
+    sinks.put()
+    with pytest.raises(IdentityError, match="transactional_id_prefix is 'headrace' in the pin, 'other' now"):
+        sinks.put(transactional_id_prefix="other")
+    assert [b"0"] == sinks.values()
+
+
+def test_an_answer_that_is_late_is_waited_for(sinks: Sinks):
+    """A commit that the client gave up waiting for is asked for again, not begun again."""
+
+    @attrs.define
+    class Slow(Deaf):
+        calls: int = 0
+
+        def commit_transaction(self, timeout: float) -> None:
+            self.calls += 1
+            if self.calls < 3:
+                raise KafkaException(KafkaError(KafkaError._TIMED_OUT, retriable=True))
+            self.inner.commit_transaction(timeout)  # type: ignore[attr-defined]
+
+    with sinks.writer() as writer:
+        writer.put([Record(0, 1, b"k", b"0")])
+        transactions = writer.sink._positions._line_of(writer.partition).transactions
+        slow = transactions._producer = Slow(transactions._producer, written=True)
+        writer.put([Record(1, 1, b"k", b"1")])
+        transactions._producer = slow.inner
+    assert 3 == slow.calls
+    assert [b"0", b"1"] == sinks.values()
+
+
+def test_a_record_that_is_refused_stops_its_partition(sinks: Sinks):
+    """What the brokers will never take is told as such, nothing of its draft is published, and the sink can go on."""
+    with sinks.writer(client_settings={"message.max.bytes": "3000000"}) as writer:
+        at = writer.position()
+        too_large = [Record(0, 1, b"k", b"0"), Record(1, 1, b"k", b"x" * 2_000_000)]
+        with pytest.raises(DataError, match=r"max\.message\.bytes"):
+            writer.commit(writer.draft(0, too_large), at)
+        future = [Record(0, 1, b"k", b"0"), Record(1, 10**14, b"k", b"1")]
+        with pytest.raises(DataError, match=r"message\.timestamp\.after\.max\.ms"):
+            writer.commit(writer.draft(0, future), at)
+        writer.put([Record(0, 1, b"k", b"0")])
+    assert [b"0"] == sinks.values()
+
+
+def test_few_producers_for_many_partitions(kafka: str):
+    """Producers beyond those that are kept are given back, and made again: each partition goes on where it was."""
+    topic = f"t-{secrets.token_hex(4)}"
+    identity = Identity("cluster", "topic", "read_committed", 5)
+    extents = {Partition("ticks", n): Extent(0, 99, 99, identity) for n in range(5)}
+    settings = {"bootstrap": kafka, "topic": topic, "guarantee": "exactly-once", "create_partitions": 1}
+    with KafkaSink(**settings, producers=2) as sink:
+        sink.bind(extents)
+        for at in range(3):
+            for partition in extents:
+                Writer(sink, partition, identity).put([Record(at, 1, b"k", b"%d" % at)])
+        assert 2 == sum(line.transactions.open for line in sink._positions._lines.values())
+    assert [b"%d" % at for at in range(3) for _ in extents] == [record.value for record in read(kafka, topic, 0)]
+
+
+def test_timestamps(kafka: str):
+    """Times are kept, also those before 1970; none at all, or the epoch's first millisecond, becomes the time of publishing."""
+    topic, before_ms = f"t-{secrets.token_hex(4)}", time.time() * 1000 - 1
+    kinds = [
+        (1_700_000_000_000, "create"),
+        (1, "append"),
+        (-86_400_000, "create"),
+        (-1, "create"),
+        (-1, "none"),
+        (0, "create"),
+    ]
+    identity = Identity("cluster", "topic", "read_committed", 1)
+    settings = {"create_partitions": 1, "create_settings": "retention.ms=-1"}
+    with KafkaSink(bootstrap=kafka, topic=topic, guarantee="exactly-once", **settings) as sink:
+        sink.bind({Partition("ticks", 0): Extent(0, 99, 99, identity)})
+        records = [Record(n, ms, b"k", b"v", timestamp_type=kind) for n, (ms, kind) in enumerate(kinds)]
+        Writer(sink, Partition("ticks", 0), identity).put(records)
+    found = [record.timestamp_ms for record in read(kafka, topic, 0)]
+    assert [1_700_000_000_000, 1, -86_400_000, -1] == found[:4]
+    assert all(ms >= before_ms for ms in found[4:])

@@ -106,10 +106,11 @@ class PositionsInTopic:
         decided = self._side.read(SOON_S)
         found = pin_of(self._side, name)
         if found is None:
-            if not decided:
+            line = self._line(name, (stream,))
+            if not decided:  # by somebody who died at just this, or at records of other streams
+                line.take_over()
                 self._side.read_all(self.sink.transaction_timeout_s + self.sink.request_timeout_s)
             self._check_new(stream)
-            line = self._line(name, (stream,))
             line.move(lambda there: there is None, msgspec.json.encode(wanted), _nothing, partial(self._told, name))
             line.leave()
             # what counts is what is there, whoever was first

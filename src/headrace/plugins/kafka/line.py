@@ -94,9 +94,6 @@ class Line:
                     self.transactions.write(all_of_it, told_as)
                 except FencedError:
                     self._let_finish(expected, _PATIENCE_S * 2**attempt)
-                except HeadraceError:
-                    self._verified = self.transactions.open  # it was aborted: the value is what it was
-                    raise
                 else:
                     self._value, self._verified = value, True
                     return True

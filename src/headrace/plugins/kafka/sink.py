@@ -180,8 +180,8 @@ class KafkaSink(Sink):
         producer, attempt = self._producer, Attempt()
         deadline = self.clock() + self.delivery_timeout_s + 5.0
 
-        def wait() -> None:
-            producer.poll(0.05)
+        def wait(serve: Callable[[float], int] = producer.poll) -> None:
+            serve(0.05)
             if self.clock() >= deadline:
                 raise CommitUnknownError(
                     f"{draft.partition}: {attempt.acked} of {draft.records} records of [{draft.position}, {draft.end}) were"
@@ -193,7 +193,7 @@ class KafkaSink(Sink):
         except KafkaException as exc:
             raise draft.refused(exc.args[0], self.topic, CommitUnknownError) from exc
         while attempt.acked < draft.records:
-            wait()
+            wait(producer.flush)  # nothing more comes to linger for
         if attempt.failed is not None:
             raise draft.refused(attempt.failed, self.topic, CommitUnknownError)
         return Position(draft.end, None, None, draft.leader_epoch, self.clock())

@@ -13,6 +13,8 @@ from headrace.plugins.kafka.client import made, told
 
 _FENCED = {KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH}
 
+_PURGED = {KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT}
+
 
 class FencedError(Exception):
     """Another producer took the id over, or the brokers ended a transaction that was open for too long."""
@@ -63,8 +65,10 @@ class Transactions:
         producer = made(Producer, {**self.settings, "on_delivery": self._delivered})
         what = f"take over the transactional id {self.transactional_id!r}"
         try:
-            # a client that knows its brokers finds the coordinator at once, one that does not waits half a second for it
-            producer.list_topics(self.topic, timeout=self.request_timeout_s)
+            # the first answer says who the brokers are, the second one comes from one of them: a client that is connected to
+            # none but a bootstrap address may take half a second longer to find its coordinator
+            for _ in range(2):
+                producer.list_topics(self.topic, timeout=self.request_timeout_s)
             self._again(producer.init_transactions, self.timeout_s)
         except KafkaException as exc:
             if exc.args[0].code() in _FENCED:
@@ -115,12 +119,13 @@ class Transactions:
             producer.purge()
 
     def _aborted(self, producer: Producer) -> bool:
-        """Abort, and say whether that is sure: the brokers refuse to abort what was committed."""
+        """Abort, and say whether that is sure: the brokers refuse to abort what was committed. The producer is not used again."""
         try:
             self._again(producer.abort_transaction, self.request_timeout_s)
         except KafkaException:
-            self.leave()
             return False
+        finally:
+            self.leave()
         return True
 
     def _again(self, call: Callable[[float], object], for_s: float) -> None:
@@ -136,4 +141,5 @@ class Transactions:
                 return
 
     def _delivered(self, error: KafkaError | None, _: Message) -> None:
-        self._failed = self._failed or error
+        if error is not None and error.code() not in _PURGED:  # the first one says why; the rest went with it
+            self._failed = self._failed or error
