@@ -10,7 +10,7 @@ import attrs
 import pytest
 
 from headrace.errors import CommitUnknownError
-from headrace.plugins.lake.s3 import S3Store
+from headrace.plugins.lake.remote import RemoteStore
 from headrace.plugins.lake.sink import LakeSink
 from headrace.records import Partition, Record
 from headrace.registry import Registry
@@ -23,7 +23,7 @@ from headrace.testing.servers.s3 import S3Endpoint
 pytest_plugins = ["headrace.testing.fixtures"]
 pytestmark = pytest.mark.services
 
-SCHEMES = ["s3"]
+SCHEMES = ["s3", "s3+obstore"]
 
 
 @pytest.fixture(params=SCHEMES)
@@ -63,7 +63,7 @@ class Lake:
 
     def read(self, partition: Partition) -> Sequence[Record]:
         store = self.opened[0]
-        assert isinstance(store, S3Store)
+        assert isinstance(store, RemoteStore)
         found = self.endpoint.objects(store.bucket, store.prefix + "/")
         objects = {key.removeprefix(store.prefix + "/"): body for key, body in found.items()}
         stored = read_lake(objects, partition.stream).get(partition.number)

@@ -49,6 +49,7 @@ _WAYS_OUT = {
     "AllAccessDisabled": _PERMISSIONS,
     "AccountProblem": _PERMISSIONS,
     "AuthorizationHeaderMalformed": _REGION,
+    "CertificateNotTrusted": "name its authority's certificates (ca_file=/path/to/ca.pem)",
     "EntityTooLarge": "one PUT takes 5 GiB at the most: flush smaller segments",
     "ExpiredToken": _CREDENTIALS,
     "IllegalLocationConstraintException": _REGION,
@@ -63,6 +64,7 @@ _WAYS_OUT = {
     "RequestTimeTooSkewed": "set this machine's clock",
     "SignatureDoesNotMatch": _CREDENTIALS,
     "TokenRefreshRequired": _CREDENTIALS,
+    "XAdminUserNotFound": _CREDENTIALS,
 }
 """Codes of Amazon's list of S3 error responses that another attempt does not change, and what does."""
 
@@ -88,6 +90,14 @@ _NOT_STORED = {
     "XMinioServerNotInitialized",
 }
 """Refused for now: the body was damaged or came too slowly, or there were too many requests."""
+
+
+_MISSING = ("", "404", "BlobNotFound", "NoSuchKey", "NoSuchObject", "NotFound")
+
+
+def is_missing(answer: Answer) -> bool:
+    """Say whether an object is not there; a bucket that is not, or a key that nobody knows, may have the same status."""
+    return answer.status == 404 and answer.code in _MISSING
 
 
 def failed(answer: Answer, what: str, *, writing: bool) -> HeadraceError:

@@ -13,21 +13,29 @@ import hashlib
 import os
 import ssl
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import aiobotocore
+import aiohttp
 import attrs
 import botocore
 import s3fs
 from aiobotocore.session import AioSession
-from botocore.exceptions import BotoCoreError, HTTPClientError
+from botocore.exceptions import (
+    BotoCoreError,
+    ConnectionError,  # noqa: A004 - Python's own is an OSError, which is named beside it
+    ConnectTimeoutError,
+    HTTPClientError,
+    ProxyConnectionError,
+)
 from fsspec.asyn import sync  # type: ignore[import-untyped]
 from fsspec.exceptions import FSTimeoutError  # type: ignore[import-untyped]
 
 from headrace.errors import ConfigError, HeadraceError
-from headrace.plugins.lake.answers import Answer, failed
+from headrace.plugins.lake.answers import Answer, failed, is_missing
 from headrace.plugins.lake.remote import Part
+from headrace.plugins.lake.s3_session import OnceSession
 from headrace.plugins.lake.s3_settings import S3Settings
 from headrace.store import Page, StoredObject
 
@@ -37,7 +45,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_NEVER_SENT = ("EndpointConnectionError", "ConnectTimeoutError", "ProxyConnectionError")
+_CONNECT_TIMEOUT_S = 120.0
+"""Nothing is sent to the store by then, but models are read and a machine may be asked for its role."""
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -124,8 +133,7 @@ class S3Store(S3Settings):
         def nothing(answer: Answer) -> tuple[Part | None] | None:
             if answer.status == 416:
                 return (Part(b"", 0, 0),)
-            missing = answer.status == 404 and answer.code != "NoSuchBucket"
-            return (None,) if missing else None
+            return (None,) if is_missing(answer) else None
 
         async def boxed(files: s3fs.S3FileSystem) -> tuple[Part | None]:
             return (await get(files),)
@@ -138,7 +146,7 @@ class S3Store(S3Settings):
             return True
 
         def nothing(answer: Answer) -> bool | None:
-            return True if answer.status == 404 and answer.code != "NoSuchBucket" else None
+            return True if is_missing(answer) else None
 
         self._ask(delete, f"delete s3://{self.bucket}/{name}", nothing)
 
@@ -191,7 +199,7 @@ class S3Store(S3Settings):
                 use_listings_cache=False,
             )
             files.retries = 1  # s3fs' own attempts; those of botocore are among the settings (B15)
-            sync(files.loop, files.set_session, timeout=self._allowed_s())
+            sync(files.loop, files.set_session, timeout=_CONNECT_TIMEOUT_S)
         except (BotoCoreError, OSError, ValueError) as exc:
             raise ConfigError(f"cannot connect to {self.place}: {exc}; check the settings of the store") from exc
         return files
@@ -202,6 +210,7 @@ class S3Store(S3Settings):
 
     def _config_settings(self) -> dict[str, Any]:
         return {
+            "http_session_cls": OnceSession,
             "retries": {"mode": "standard", "total_max_attempts": 1},
             "connect_timeout": self.connect_timeout_s,
             "read_timeout": self.request_timeout_s,
@@ -234,7 +243,7 @@ def answer_of(exc: BaseException) -> Answer | None:
     For one status s3fs raises one exception with one server and another one with the next: only what botocore kept of the
     answer tells.
     """
-    for error in (exc, exc.__cause__):
+    for error in _causes(exc):
         response = getattr(error, "response", None)
         if isinstance(response, Mapping):
             told = response.get("Error", {})
@@ -242,20 +251,31 @@ def answer_of(exc: BaseException) -> Answer | None:
             return Answer(status, str(told.get("Code", "")), str(told.get("Message", "")))
     text = f"{type(exc).__name__} {exc}".strip()
     if _is_distrust(exc):
-        return Answer(495, "CertificateNotTrusted", text)
-    if type(exc).__name__ in _NEVER_SENT:
+        return Answer(None, "CertificateNotTrusted", text)
+    if isinstance(exc, (ConnectTimeoutError, ProxyConnectionError)) or _is_unconnected(exc):
         return Answer(None, text=text, sent=False)
-    if isinstance(exc, (HTTPClientError, asyncio.TimeoutError, FSTimeoutError, OSError)) or not isinstance(
-        exc, (BotoCoreError, ValueError, TypeError, AttributeError)
-    ):
+    if isinstance(
+        exc, (HTTPClientError, ConnectionError, asyncio.TimeoutError, FSTimeoutError, OSError)
+    ) or not isinstance(exc, (BotoCoreError, ValueError, TypeError, AttributeError)):
         return Answer(None, text=text)
     return None
 
 
-def _is_distrust(exc: BaseException | None) -> bool:
+def _is_unconnected(exc: BaseException) -> bool:
+    """Whether not even a connection was made: botocore has one error for that and for a connection that broke."""
+    return isinstance(exc, BotoCoreError) and isinstance(exc.kwargs.get("error"), aiohttp.ClientConnectorError)
+
+
+def _is_distrust(exc: BaseException) -> bool:
     """Whether the server's certificate is not to be trusted."""
+    return any(
+        isinstance(error, ssl.SSLCertVerificationError) or "CERTIFICATE_VERIFY_FAILED" in str(error)
+        for error in _causes(exc)
+    )
+
+
+def _causes(exc: BaseException | None) -> Iterator[BaseException]:
+    """The exception and what it was made of: fsspec makes a third one of what s3fs has made of botocore's."""
     while exc is not None:
-        if isinstance(exc, ssl.SSLCertVerificationError) or "CERTIFICATE_VERIFY_FAILED" in str(exc):
-            return True
+        yield exc
         exc = exc.__cause__ or exc.__context__
-    return False

@@ -14,7 +14,7 @@ VERSION = "v0.0.0-20260212201848-7aac2a2c5b7c"
 
 @attrs.define(kw_only=True, eq=False)
 class Minio(S3Server):
-    """MinIO, whose data, with `certificates`, are behind TLS."""
+    """MinIO, as one process on one disk."""
 
     console_port: int = attrs.field(factory=free_port)
 
@@ -35,7 +35,9 @@ class Minio(S3Server):
         """Make the folder in which MinIO looks for them, by the names it looks for."""
         folder = self.folder / "certificates"
         folder.mkdir(exist_ok=True)
-        if self.certificates is not None:
-            (folder / "public.crt").write_bytes(self.certificates.certificate)
-            (folder / "private.key").write_bytes(self.certificates.key)
+        if self.authority is not None and not (folder / "public.crt").exists():
+            pair = self.authority.issue("127.0.0.1", "minio", folder)
+            pair.certificate.rename(folder / "public.crt")
+            pair.key.rename(folder / "private.key")
+            pair.both.unlink()
         return folder

@@ -15,6 +15,7 @@ import attrs
 
 from headrace.testing.servers.cache import program, provided, run
 from headrace.testing.servers.process import Server, free_port
+from headrace.testing.servers.tls import Authority
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -90,36 +91,6 @@ class S3Endpoint:
         return f"{scheme}://{quote(self.access_key)}:{quote(self.secret_key, safe='')}@{place}?{query}"
 
 
-@attrs.frozen
-class Certificates:
-    """
-    What a server shows to its clients.
-
-    Attributes:
-        certificate: As PEM, with its chain.
-
-        key: As PEM.
-
-        ca_file: Of the authority that signed it.
-    """
-
-    certificate: bytes
-    key: bytes = attrs.field(repr=False)
-    ca_file: Path
-
-    @classmethod
-    def make(cls, folder: Path) -> Certificates:
-        """Make an authority that nobody knows and have it sign a certificate for the loopback interface."""
-        import trustme  # noqa: PLC0415 - only where TLS is tested
-
-        folder.mkdir(parents=True, exist_ok=True)
-        authority = trustme.CA()
-        signed = authority.issue_cert("127.0.0.1", "localhost")
-        authority.cert_pem.write_to_path(folder / "ca.pem")
-        chain = b"".join(part.bytes() for part in signed.cert_chain_pems)
-        return cls(chain, signed.private_key_pem.bytes(), folder / "ca.pem")
-
-
 @attrs.define(kw_only=True, eq=False)
 class S3Server(Server):
     """
@@ -132,26 +103,26 @@ class S3Server(Server):
 
         secret_key: Of its owner.
 
-        certificates: With them it speaks TLS.
+        authority: With one it speaks TLS, with a certificate that this one signs.
     """
 
     port: int = attrs.field(factory=free_port)
     access_key: str = "headrace"
     secret_key: str = attrs.field(factory=lambda: secrets.token_hex(12), repr=False)
-    certificates: Certificates | None = None
+    authority: Authority | None = None
 
     @property
     def endpoint(self) -> S3Endpoint:
         """What its clients need."""
-        scheme = "https" if self.certificates else "http"
-        ca_file = str(self.certificates.ca_file) if self.certificates else ""
+        scheme = "https" if self.authority else "http"
+        ca_file = str(self.authority.certificate) if self.authority else ""
         return S3Endpoint(f"{scheme}://127.0.0.1:{self.port}", self.access_key, self.secret_key, ca_file=ca_file)
 
     def says(self, status: int, path: str) -> bool:
         """Whether it answers a GET of this path with this status."""
         connection: http.client.HTTPConnection
-        if self.certificates:
-            trusted = ssl.create_default_context(cafile=self.certificates.ca_file)
+        if self.authority:
+            trusted = ssl.create_default_context(cafile=self.authority.certificate)
             connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=2, context=trusted)
         else:
             connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=2)

@@ -19,11 +19,9 @@ class Versity(S3Server):
         for folder in (data, beside):
             folder.mkdir(exist_ok=True)
         options = ["--port", f"127.0.0.1:{self.port}", "--health", "/health", "--keep-alive", "--quiet"]
-        if self.certificates is not None:
-            certificate, key = self.folder / "certificate.pem", self.folder / "key.pem"
-            certificate.write_bytes(self.certificates.certificate)
-            key.write_bytes(self.certificates.key)
-            options += ["--cert", str(certificate), "--key", str(key)]
+        if self.authority is not None:
+            pair = self.authority.issue("127.0.0.1", "versity", self.folder)
+            options += ["--cert", str(pair.certificate), "--key", str(pair.key)]
         return [str(binary), *options, "posix", "--sidecar", str(beside), str(data)]
 
     def environment(self) -> dict[str, str]:
