@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         TransientError,
     )
     from headrace.expire import Expire, Expiry
+    from headrace.finding import Finding
     from headrace.flush import FlushPolicy, Progress
     from headrace.hookspecs import Component, hookimpl
     from headrace.load import Load, LoadProgress
@@ -78,6 +79,7 @@ __all__ = [
     "Expiry",
     "Extent",
     "Failed",
+    "Finding",
     "FlushPolicy",
     "GapError",
     "Guarantee",
@@ -146,6 +148,7 @@ _HOMES = {
         "Expire",
         "Expiry",
     ),
+    "headrace.finding": ("Finding",),
     "headrace.flush": (
         "FlushPolicy",
         "Progress",

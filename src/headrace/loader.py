@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
@@ -16,6 +16,8 @@ from headrace.segment import Segment
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
+
+    from headrace.finding import Finding
 
 
 @attrs.frozen(order=True)
@@ -181,6 +183,10 @@ class Loader(ABC):
     def census(self, line: Line, start: int, end: int) -> Census | None:
         """Count what the target holds of ``[start, end)`` of a line; None: this loader cannot tell."""
         return None
+
+    def check(self) -> Iterable[Finding]:
+        """Say whether the warehouse is fit to be loaded, for `headrace doctor`: nothing is made. Errors as `Source.check`."""
+        return ()
 
     def close(self) -> None:
         """Free what is held. A second call does nothing."""

@@ -123,6 +123,18 @@ class Registry:
         """Make a loader for one target. Errors as for `make`."""
         return cast("Loader", self.make("loader", uri, contract=contract))
 
+    def ledger(self, uri: str | URI) -> Loader:
+        """Make a loader of which only `positions` and `check` are asked: what a row is does not matter. Errors as for `make`."""
+        from headrace.contract import contract  # noqa: PLC0415 - its imports are not needed by others
+
+        @contract(version=1)
+        class NoRow:
+            """Never read."""
+
+            nothing: str | None
+
+        return self.loader(uri, NoRow)
+
     def make(self, kind: Kind, uri: str | URI, **more: object) -> Any:
         """
         Make a component from its URI; it connects later, at first use.

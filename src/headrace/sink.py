@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Literal
 
 from headrace.errors import ConfigError
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from headrace.finding import Finding
     from headrace.records import Batch, Extent, Hint, Identity, Partition, Position
 
 Guarantee = Literal["exactly-once", "at-least-once"]
@@ -131,6 +132,13 @@ class Sink(ABC):
             ConfigError: This sink keeps no notes: the gap cannot be accepted here.
         """
         raise ConfigError(f"{type(self).__name__} cannot note the loss of [{start}, {end}) of {partition}")
+
+    def check(self) -> Iterable[Finding]:
+        """
+        Say whether the sink is fit to be written to, for `headrace doctor`: nothing is pinned or made. Errors as for
+        `Source.check`.
+        """
+        return ()
 
     def close(self) -> None:
         """Free what is held; drafts that were not committed are gone. A second call does nothing."""

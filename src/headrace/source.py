@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from headrace.finding import Finding
+
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
@@ -86,6 +88,16 @@ class Source(ABC):
     def holes(self, partition: Partition, start: int, end: int) -> Holes:
         """Say why ``[start, end)`` holds no record, as far as the source can tell."""
         return "unknown"
+
+    def check(self) -> Iterable[Finding]:
+        """
+        Say whether the source is fit to be read, for `headrace doctor`. Changes nothing, joins no group.
+
+        What it cannot go on from it may raise: any HeadraceError becomes a finding.
+        """
+        extents = self.extents()
+        held = sum(e.end - e.low for e in extents.values())
+        yield Finding("readable", "fine", f"{len(extents)} partitions, {held} offsets between their ends")
 
     def close(self) -> None:
         """Leave the group and free what is held. A second call does nothing."""

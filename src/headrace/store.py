@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
 
 from headrace.errors import ConfigError
+from headrace.finding import Finding
 
 
 @attrs.frozen
@@ -105,6 +106,10 @@ class Store(ABC):
     def identity(self) -> str:
         """Name what a probe's verdict is about: the endpoint or disk, the bucket, the class and its version (B10)."""
         return f"{type(self).__module__}.{type(self).__qualname__} {self.place}"
+
+    def check(self) -> Iterable[Finding]:
+        """Say what only this kind of store knows of itself, for `headrace doctor`; what every store must do a lake tries out."""
+        return ()
 
     def close(self) -> None:
         """Free what is held. A second call does nothing."""

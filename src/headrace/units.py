@@ -36,6 +36,14 @@ def format_bytes(count: float) -> str:
     return f"{count:.1f} TiB"
 
 
+def format_seconds(seconds: float) -> str:
+    """Write a time for people, in one unit: ``36 h``, ``3 d``."""
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if abs(seconds) >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 def _split(text: str, what: str, units: dict[str, float] | dict[str, int]) -> tuple[float, str]:
     match = _QUANTITY.fullmatch(text)
     if match is None or match[2].lower() not in units:

@@ -1,4 +1,4 @@
-"""The command line: ``headrace stream``, ``load``, ``show``, ``expire``, ``plugins``, ``demo``."""
+"""The command line: ``headrace stream``, ``load``, ``show``, ``expire``, ``doctor``, ``plugins``, ``demo``."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from headrace.cli import demo, expire, load, plugins, show, stream
+from headrace.cli import demo, doctor, expire, load, plugins, show, stream
 from headrace.cli.exits import DONE, FAULT, OUTPUT, USAGE, code_of
 from headrace.cli.options import LogFormat, LogLevel, begin
 from headrace.cli.output import Output, give_up_pipe, message_of, places_of, print_error
@@ -75,7 +75,7 @@ def application(*, drawn: bool) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(invoke_without_command=True, help=_help(common))(common)
-    for command in (stream.stream, load.load, show.show, expire.expire, plugins.plugins, demo.demo):
+    for command in (stream.stream, load.load, show.show, expire.expire, doctor.doctor, plugins.plugins, demo.demo):
         app.command(command.__name__, help=_help(command))(command)
     return app
 

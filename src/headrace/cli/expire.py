@@ -18,7 +18,6 @@ from headrace.cli.progress import Looking
 from headrace.cli.signals import stopping
 from headrace.errors import HeadraceError
 from headrace.expire import Expire, Expiry
-from headrace.loader import Loader
 from headrace.logs import redacted
 from headrace.registry import Registry
 from headrace.units import format_bytes
@@ -79,7 +78,7 @@ def expire(
         chain=chain,
         older_than_s=older_than,
         keep=keep,
-        ledgers=_ledgers(registry, loaded_by or []),
+        ledgers={redacted(str(URI.parse(target))): registry.ledger(target) for target in loaded_by or []},
         without_ledger=without_ledger,
         retry_for_s=retry_for,
     )
@@ -101,19 +100,6 @@ def expire(
     _report(output, list(run.done.values()), "gone")
     output.document({"deleted": True, "stopped_by": None if stop.signal is None else Signals(stop.signal).name})
     return code_of_stop(stop.signal, endless=False)
-
-
-def _ledgers(registry: Registry, targets: list[str]) -> dict[str, Loader]:
-    """Make loaders of which only the ledger is asked: what a row is does not matter."""
-    from headrace.contract import contract  # noqa: PLC0415 - its imports are not needed by other commands
-
-    @contract(version=1)
-    class NoRow:
-        """Never read."""
-
-        nothing: str | None
-
-    return {redacted(str(URI.parse(target))): registry.loader(target, NoRow) for target in targets}
 
 
 def _report(output: Output, found: list[Expiry], what: str) -> None:

@@ -20,9 +20,11 @@ from headrace.errors import (
     PositionConflictError,
     SinkUnavailableError,
 )
+from headrace.finding import Finding
 from headrace.loader import Census, Line, LoadableSegment, Loader, LoadResult, Selection
 from headrace.plugins.duckdb.columns import declared, quoted, sql_type
 from headrace.plugins.duckdb.connection import connected
+from headrace.plugins.duckdb.doctor import check_file
 from headrace.plugins.duckdb.redrive import spool_quarantine, take_back
 from headrace.plugins.duckdb.spool import spool, workspace
 from headrace.plugins.duckdb.staging import Staging
@@ -141,6 +143,9 @@ class DuckDBLoader(Loader):
                 for table in (self.target, quarantine(self.target))
             ]
             return Census(counts[0], counts[1], 0)
+
+    def check(self) -> Iterator[Finding]:
+        return check_file(self)
 
     # ---- the transaction ----------------------------------------------------------------------------------
 

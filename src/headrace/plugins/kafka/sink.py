@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Literal
 
 import attrs
 from confluent_kafka import KafkaException, Producer
 
 from headrace.errors import CommitUnknownError, ConfigError
+from headrace.finding import Finding
 from headrace.plugins.kafka.client import PLAIN, connection, credentials, made, merged, topics_of
+from headrace.plugins.kafka.doctor import check_sink
 from headrace.plugins.kafka.exactly_once import PositionsInTopic
 from headrace.plugins.kafka.publish import Attempt, KafkaDraft, produce
 from headrace.plugins.kafka.topics import NewSettings, Topics, create_settings
@@ -131,6 +133,9 @@ class KafkaSink(Sink):
             return self._positions.look_up(hints)
         now = self.clock()
         return {p: Position(0 if hint is None else hint.offset, None, None, None, now) for p, hint in hints.items()}
+
+    def check(self) -> Iterator[Finding]:
+        return check_sink(self)
 
     def draft(self, partition: Partition, position: int, buffer_bytes: int) -> KafkaDraft:
         store = self._publish if self._positions is None else self._positions.commit

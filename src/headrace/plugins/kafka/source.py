@@ -10,9 +10,11 @@ import attrs
 from confluent_kafka import KafkaError, KafkaException, Message
 
 from headrace.errors import ConfigError, DataError, HeadraceError, IdentityError, SourceUnavailableError
+from headrace.finding import Finding
 from headrace.plugins.kafka.client import NO_TOPIC, PLAIN, connection, credentials, told, topics_of
 from headrace.plugins.kafka.cluster import EARLIEST, LATEST, Cluster
 from headrace.plugins.kafka.columns import batch_of, by_leader, from_offset, runs
+from headrace.plugins.kafka.doctor import check_source
 from headrace.plugins.kafka.group import Member
 from headrace.plugins.kafka.places import Cursor, Places, Unexplained
 from headrace.plugins.kafka.settings import classic_only, consumer_settings
@@ -150,6 +152,9 @@ class KafkaSource(Source):
 
     def acknowledge(self, hints: Mapping[Partition, Hint]) -> None:
         self._member.acknowledge(hints)
+
+    def check(self) -> Iterator[Finding]:
+        return check_source(self)
 
     def close(self) -> None:
         self._member.leave()

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,13 +14,16 @@ from typing import TYPE_CHECKING
 import attrs
 
 from headrace.errors import ConfigError, SinkUnavailableError
+from headrace.finding import Finding
 from headrace.store import Page, Store, StoredObject
+from headrace.units import format_bytes
 
 if TYPE_CHECKING:
     from headrace.registry import Registry
     from headrace.uri import URI
 
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK)
+_LEAST_FREE_BYTES = 1 << 30
 _FOR_NOW = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ETIMEDOUT)
 
 
@@ -61,7 +65,8 @@ class FileStore(Store):
         """
         path = self._path(key)
         # beside the object, in the stream's own folder if there is one: a link does not leave its file system
-        folder = self.root / key.partition("/")[0] if "/" in key else self.root
+        stream = key.partition("/")[0] if "/" in key else ""
+        folder = self.root if stream == "_headrace" else self.root / stream
         temporary = folder / "_headrace" / "tmp" / f"{secrets.token_hex(16)}.tmp"
         with _told(f"create {self.place}/{key}"):
             self._make_folders(path.parent)
@@ -136,6 +141,33 @@ class FileStore(Store):
         with _told(f"delete {self.place}/{key}"), contextlib.suppress(*nothing_there):
             os.unlink(self._path(key))
             _sync_folder(self._path(key).parent)
+
+    def check(self) -> Iterator[Finding]:
+        """Say whether the folder can be written to, and how much room there is."""
+        folder = self.root.absolute()
+        while not folder.exists():
+            folder = folder.parent
+        there = f"{self.root} is there" if folder == self.root.absolute() else f"{self.root} will be made in {folder}"
+        if not os.access(folder, os.W_OK | os.X_OK):
+            yield Finding(
+                "folder", "wrong", f"{folder} may not be written to", "give this user the right to, or another"
+            )
+            return
+        yield Finding("folder", "fine", there)
+        disk = shutil.disk_usage(folder)
+        room = f"{format_bytes(disk.free)} of {format_bytes(disk.total)} are free"
+        if disk.free < max(_LEAST_FREE_BYTES, disk.total // 50):
+            yield Finding("room", "wrong", room, "free some: a full disk stops every writer, though nothing is lost")
+        else:
+            yield Finding("room", "fine", room)
+
+    def prune(self, folder: str) -> None:
+        """Remove a folder, and those above it up to the root's, as far as they are empty: what a probe leaves behind."""
+        path = self.root / folder
+        with contextlib.suppress(OSError):
+            while path != self.root.parent:
+                os.rmdir(path)
+                path = path.parent
 
     def _path(self, key: str) -> Path:
         if not key or key.startswith("/") or any(part in ("", ".", "..") for part in key.split("/")):

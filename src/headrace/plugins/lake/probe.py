@@ -29,7 +29,7 @@ def probe(store: Store, layout: Layout) -> None:
         return
     key = f"{layout.probes}{secrets.token_hex(16)}.probe"
     try:
-        verdict = _race(store, key)
+        verdict = race(store, key)
     finally:
         store.delete(key)
     if verdict:
@@ -40,7 +40,7 @@ def probe(store: Store, layout: Layout) -> None:
     store.create(mark, msgspec.json.encode({"store": store.identity(), "writers": WRITERS}), {})
 
 
-def _race(store: Store, key: str) -> str:
+def race(store: Store, key: str) -> str:
     """Say what is wrong with the store; "" where nothing is."""
     bodies = [secrets.token_bytes(64) for _ in range(WRITERS + 1)]
     together = threading.Barrier(WRITERS)

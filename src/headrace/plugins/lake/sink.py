@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Literal
 
@@ -30,7 +30,9 @@ from headrace.errors import (
     PositionConflictError,
     TransientError,
 )
+from headrace.finding import Finding
 from headrace.formats import COMPRESSIONS, Content, Format, Workers, format_of
+from headrace.plugins.lake.doctor import check_lake
 from headrace.plugins.lake.pin import pin
 from headrace.plugins.lake.probe import probe
 from headrace.records import Batch, Extent, Hint, Identity, Partition, Position
@@ -186,6 +188,9 @@ class LakeSink(Sink):
             return self._chains[stream]
         except KeyError as exc:
             raise ConfigError(f"{stream!r} is not bound to {self.store.place}: call bind() before positions()") from exc
+
+    def check(self) -> Iterator[Finding]:
+        return check_lake(self.store)
 
     # ---- writing ------------------------------------------------------------------------------------------
 

@@ -10,6 +10,8 @@ import attrs
 
 from headrace.chain import Chain, streams
 from headrace.errors import ConfigError, CorruptSegmentError, HeadraceError, TransientError
+from headrace.finding import Finding
+from headrace.plugins.lake.doctor import check_lake
 from headrace.records import Batch, BelowLog, Event, Extent, Failed, Identity, Partition, Reached, Start
 from headrace.segment import Segment
 from headrace.source import Owner, Source
@@ -101,6 +103,10 @@ class LakeSource(Source):
             end = 0 if newest is None else newest.end
             found[partition] = Extent(low, end, end, identity)
         return found
+
+    def check(self) -> Iterator[Finding]:
+        yield from check_lake(self.store)
+        yield from super().check()
 
     def close(self) -> None:
         self._closed.set()
