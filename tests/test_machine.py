@@ -235,7 +235,7 @@ def send_all(committer: Committer, work: list[tuple[Holding, Held]]) -> None:
     ONE_AT_A_TIME(committer, work)
     for holding, _ in work:
         for held in itertools.islice([h for h in holding.drafts if h.closed], 1, 2):
-            p, identity = held.draft.position, committer.extents()[holding.partition].identity
+            p, identity = held.draft.position, committer.identities()[holding.partition.stream]
             committer._pool().submit(held.draft.commit, p, attrs.evolve(holding.position, offset=p), identity)
 
 

@@ -10,7 +10,7 @@ import attrs
 
 from headrace.commit import Held, Holding
 from headrace.errors import HeadraceError, SourceUnavailableError
-from headrace.records import Extent, Identity, Partition, Position
+from headrace.records import Identity, Partition, Position
 from headrace.retry import Retry
 
 
@@ -18,16 +18,16 @@ from headrace.retry import Retry
 class _Identities:
     """One look-up of the streams' identities, made when it is first needed, shared by the commits of one flush (B20)."""
 
-    _extents: Callable[[], Mapping[Partition, Extent]]
+    _ask: Callable[[], Mapping[str, Identity]]
     _lock: threading.Lock = attrs.field(factory=threading.Lock)
-    _found: Mapping[Partition, Extent] | None = None
+    _found: Mapping[str, Identity] | None = None
 
     def of(self, partition: Partition) -> Identity:
         """Return the stream's identity; a failure is not remembered, so that a retry asks again."""
         with self._lock:
             if self._found is None:
-                self._found = self._extents()
-            found = next((e.identity for p, e in self._found.items() if p.stream == partition.stream), None)
+                self._found = self._ask()
+            found = self._found.get(partition.stream)
             if found is None:
                 self._found = None
                 raise SourceUnavailableError(
@@ -42,7 +42,7 @@ class Committer:
     Runs commits in worker threads.
 
     Attributes:
-        extents: Asks the source what it holds, now.
+        identities: Asks the source what its streams are, now.
 
         puts_in_flight: How many commits are sent at once, one a partition.
 
@@ -51,7 +51,7 @@ class Committer:
         executor: Where commits run; its own threads unless given.
     """
 
-    extents: Callable[[], Mapping[Partition, Extent]]
+    identities: Callable[[], Mapping[str, Identity]]
     puts_in_flight: int
     retry: Retry
     executor: Executor | None = None
@@ -63,7 +63,7 @@ class Committer:
 
         Their identities are looked up after this call began, so after their last records were read (B20).
         """
-        identities = _Identities(self.extents)
+        identities = _Identities(self.identities)
         for holding, held in work:
             held.commit = self._pool().submit(
                 self._commit, holding.partition, held, holding.base, holding.position, identities

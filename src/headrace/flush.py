@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import attrs
 
 from headrace.commit import Held
-from headrace.records import Batch
+from headrace.records import Batch, Partition
 
 
 @attrs.frozen
@@ -60,7 +62,16 @@ class Progress:
 
         held_bytes: Memory in drafts, as last counted.
 
-        oldest_s: The age of the oldest record that is not stored, in seconds; 0.0 where there is none.
+        oldest_s: How long the oldest record that is not stored has been here, in seconds; 0.0 where there is none.
+
+        lag: Offsets that the log has and the sink has not, in the partitions that this run owns; None where no end is known.
+            At most a second old, and as new as the source's last news of the log's end.
+
+        lags: The same by partition, of those whose end is known.
+
+        records_per_s: Read a second, over the last five or so.
+
+        bytes_per_s: Of their keys, values and headers.
 
         elapsed_s: Since the run began.
     """
@@ -73,4 +84,8 @@ class Progress:
     offsets_total: int | None = None
     held_bytes: int = 0
     oldest_s: float = 0.0
+    lag: int | None = None
+    lags: Mapping[Partition, int] = attrs.field(factory=dict)
+    records_per_s: float = 0.0
+    bytes_per_s: float = 0.0
     elapsed_s: float = 0.0

@@ -90,7 +90,8 @@ class Holdings:
             held.leader_epoch = part.leader_epoch
             held.records += len(part)
             held.nbytes += part.nbytes
-            if self.flush.full(held):
+            # what a commit makes of a draft is a copy, for a moment: one must not be most of the memory
+            if self.flush.full(held) or held.draft.held_bytes > self.memory_bytes // 8:
                 self.close_draft(holding.partition)
 
     def _open_draft(self, holding: Holding, batch: Batch) -> Held:
@@ -123,6 +124,18 @@ class Holdings:
         if oldest is not None:
             self.close_draft(oldest)
         return oldest is not None
+
+    def hurry_oldest(self, nbytes: int) -> None:
+        """
+        Close the oldest open drafts, until so many bytes are on their way.
+
+        What is on its way already counts: a sink that is slow is not sent ever smaller drafts.
+        """
+        sent = sum(held.draft.held_bytes for h in self._all.values() for held in h.drafts if held.closed)
+        while sent < nbytes and self._open:
+            oldest = next(iter(self._open))
+            sent += self._open[oldest].draft.held_bytes
+            self.close_draft(oldest)
 
     def due_s(self) -> float | None:
         """Seconds until the oldest open draft reaches its age; None where none is open."""
@@ -159,6 +172,10 @@ class Holdings:
     def under_way(self) -> list[Held]:
         """The drafts that are being committed."""
         return list(self._flying.values())
+
+    def above(self, nbytes: int) -> bool:
+        """Whether drafts hold more than that; counted exactly only where it may be so."""
+        return self.held_bytes > nbytes and self.count() > nbytes
 
     def count(self) -> int:
         """Count the memory in drafts, exactly."""

@@ -23,6 +23,7 @@ from headrace.errors import (
     TransientError,
 )
 from headrace.flush import FlushPolicy, Progress
+from headrace.gauges import Lags, Rate
 from headrace.holdings import Holdings
 from headrace.logs import event as log_event
 from headrace.records import Batch, Event, Extent, Failed, Hint, Identity, Partition, Position, Reached, Start
@@ -115,6 +116,8 @@ class Pipeline:
     _began_s: float = attrs.field(init=False)
     _observed_s: float = attrs.field(default=0.0, init=False)
     _total: int = attrs.field(default=0, init=False)
+    _rate: Rate = attrs.field(factory=Rate, init=False)
+    _lags: Lags = attrs.field(factory=Lags, init=False)
 
     def __attrs_post_init__(self) -> None:
         if self.source.queue_bytes * 2 > self.memory_bytes:
@@ -129,7 +132,7 @@ class Pipeline:
             )
         self._retry = Retry(self.retry_for_s, self.stopping)
         self._committer = Committer(
-            extents=self.source.extents,
+            identities=self.source.identities,
             puts_in_flight=self.puts_in_flight,
             retry=Retry(self.retry_for_s, self.hurry),
             executor=self.executor,
@@ -470,21 +473,21 @@ class Pipeline:
             self.source.acknowledge(hints)
 
     def _bound_memory(self) -> None:
-        """Commit the oldest early, then pause the source; go on when a quarter is free."""
+        """Commit the oldest early when three quarters are used, pause the source when all is; go on below three quarters."""
         budget = self.memory_bytes - self.source.queue_bytes
         if self._paused and self._begun:
             self.source.move({p: None for p in self._begun if p in self._held})
         self._begun.clear()
-        if self._held.held_bytes > budget and self._held.count() > budget:
-            if not self._held.close_oldest() and not self._paused:
+        if self._held.above(budget * 3 // 4):
+            self._held.hurry_oldest(budget // 4)
+            if not self._paused and self._held.held_bytes > budget:
                 self._paused = True
                 self.source.move(dict.fromkeys(h.partition for h in self._held))
                 log_event(_log, logging.INFO, "paused", held_bytes=self._held.held_bytes, budget=budget)
-        elif self._paused and self._held.count() <= budget * 3 // 4:
+        elif self._paused:
             self._paused = False
-            for holding in self._held:
-                if holding.below is None and not holding.resting:
-                    self.source.move({holding.partition: holding.resume()})
+            rest = [h for h in self._held if h.below is None and not h.resting]
+            self.source.move({h.partition: h.resume() for h in rest})
 
     def _stop_partition(self, partition: Partition, error: HeadraceError, *, move: bool = True) -> None:
         """This partition cannot go on; the others do."""
@@ -527,12 +530,19 @@ class Pipeline:
         now = self.clock()
         left = sum(max(0, h.until - h.next) for h in self._held if h.until is not None and h.next is not None)
         oldest = min((h.drafts[0].opened_s for h in self._held if h.drafts), default=now)
+        records_per_s, bytes_per_s = self._rate(now, self.progress.records, self.progress.nbytes)
+        if self._lags.due(now):
+            self._lags.count(now, self._held, self.source.ends())
         self.progress = attrs.evolve(
             self.progress,
             offsets_total=self._total if self.until_end else None,
             offsets_done=max(0, self._total - left),
             held_bytes=self._held.count(),
             oldest_s=now - oldest,
+            lag=sum(self._lags.found.values()) if self._lags.found else None,
+            lags=self._lags.found,
+            records_per_s=records_per_s,
+            bytes_per_s=bytes_per_s,
             elapsed_s=now - self._began_s,
         )
         return self.progress

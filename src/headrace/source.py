@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from headrace.records import Event, Extent, Hint, Partition, Start
+    from headrace.records import Event, Extent, Hint, Identity, Partition, Start
 
 Holes = Literal["aborted", "no record", "unknown"]
 
@@ -40,7 +40,7 @@ class Source(ABC):
 
     A source keeps no progress of its own and never decides where to begin: positions live with the data, in the sink.
     It connects at the first call that needs a connection. `poll`, `move`, `acknowledge` and `close` are called from one
-    thread; `extents` may be called from any thread meanwhile.
+    thread; `extents` and `identities` may be called from any thread meanwhile.
 
     Attributes:
         rereadable: False for a live feed: what was missed cannot be read again.
@@ -81,6 +81,22 @@ class Source(ABC):
         Raises:
             SourceUnavailableError: They did not answer; a time-out is never taken for "there is no id".
         """
+
+    def identities(self) -> Mapping[str, Identity]:
+        """
+        Ask the servers, now, what each stream is: what a commit compares (B20), and cheaper than `extents` where it can be.
+
+        A stream that is not there at the moment is left out. May be called from any thread; errors as for `extents`.
+        """
+        return {partition.stream: extent.identity for partition, extent in self.extents().items()}
+
+    def ends(self) -> Mapping[Partition, int]:
+        """
+        Return where the log ends, of partitions that are read, as far as is known without asking anybody.
+
+        For gauges only; called from the thread that polls, about once a second.
+        """
+        return {}
 
     def acknowledge(self, hints: Mapping[Partition, Hint]) -> None:
         """Tell the source how far the sink stored. A hint and a lag gauge; losing it loses nothing (B12, B27)."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Self, TypeVar
@@ -15,6 +14,7 @@ from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 
 from headrace.flush import Progress
+from headrace.gauges import Rate
 from headrace.load import LoadProgress
 from headrace.logs import event as log_event
 from headrace.units import format_bytes
@@ -23,22 +23,6 @@ T = TypeVar("T")
 
 _log = logging.getLogger("headrace.progress")
 _EVERY_S = 10.0
-_WINDOW_S = 5.0
-
-
-class Rate:
-    """Growth a second of some sums, over the last seconds: what it is now, not what it was on average."""
-
-    def __init__(self) -> None:
-        self._seen: deque[tuple[float, tuple[float, ...]]] = deque()
-
-    def __call__(self, now_s: float, *sums: float) -> list[float]:
-        """Take the sums at *now_s*; return each one's growth a second."""
-        self._seen.append((now_s, sums))
-        while len(self._seen) > 2 and now_s - self._seen[1][0] >= _WINDOW_S:
-            self._seen.popleft()
-        then_s, then = self._seen[0] if len(self._seen) > 1 else (0.0, (0.0,) * len(sums))
-        return [(a - b) / max(now_s - then_s, 1e-9) for a, b in zip(sums, then, strict=True)]
 
 
 class Status:
@@ -92,24 +76,23 @@ class StreamProgress(Status):
 
     def __init__(self, *, bounded: bool) -> None:
         super().__init__("streaming", bounded=bounded)
-        self._rate = Rate()
         self._logged_s = time.monotonic()
 
     def __call__(self, now: Progress) -> None:
         """Show them."""
-        records_s, bytes_s = self._rate(now.elapsed_s, now.records, now.nbytes)
         if self.drawn:
-            rates = [f"{records_s:,.0f}/s", f"{format_bytes(bytes_s)}/s"]
+            rates = [f"{now.records_per_s:,.0f}/s", f"{format_bytes(now.bytes_per_s)}/s"]
             stored = [
                 f"{now.segments:,} stored",
                 f"oldest {now.oldest_s:.0f} s",
                 f"{format_bytes(now.held_bytes)} held",
             ]
             if now.offsets_total is None:
-                self.show(now.records, None, [f"{now.records:,} records", *rates, *stored])
+                behind = [] if now.lag is None else [f"lag {now.lag:,}"]
+                self.show(now.records, None, [f"{now.records:,} records", *rates, *behind, *stored])
             else:
-                lag = now.offsets_total - now.offsets_done
-                facts = [f"{now.offsets_done:,}/{now.offsets_total:,}", *rates, f"lag {lag:,}", *stored[:1]]
+                left = now.offsets_total - now.offsets_done
+                facts = [f"{now.offsets_done:,}/{now.offsets_total:,}", *rates, f"{left:,} left", *stored[:1]]
                 self.show(now.offsets_done, now.offsets_total, facts)
         elif time.monotonic() - self._logged_s >= _EVERY_S:
             self._logged_s = time.monotonic()
@@ -120,8 +103,9 @@ class StreamProgress(Status):
                 records=now.records,
                 stored_records=now.stored_records,
                 segments=now.segments,
-                records_per_s=round(records_s),
-                bytes_per_s=round(bytes_s),
+                records_per_s=round(now.records_per_s),
+                bytes_per_s=round(now.bytes_per_s),
+                lag=now.lag,
                 offsets_done=now.offsets_done,
                 offsets_total=now.offsets_total,
                 held_bytes=now.held_bytes,

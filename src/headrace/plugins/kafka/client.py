@@ -11,7 +11,7 @@ from typing import TypeVar
 import attrs
 from confluent_kafka import KafkaError, KafkaException
 
-from headrace.errors import ConfigError, HeadraceError, TransientError
+from headrace.errors import ConfigError, HeadraceError, SourceUnavailableError, TransientError
 from headrace.uri import URI, is_secret
 
 T = TypeVar("T")
@@ -56,18 +56,15 @@ _REFUSED = {
     KafkaError.UNSUPPORTED_SASL_MECHANISM,
     KafkaError.TOPIC_EXCEPTION,
     KafkaError.INVALID_CONFIG,
-    KafkaError.FENCED_INSTANCE_ID,
-    KafkaError.UNRELEASED_INSTANCE_ID,
 }
 _ADVICE = {
-    KafkaError.FENCED_INSTANCE_ID: "another member of the group has the same instance=; give each its own",
     KafkaError.UNRELEASED_INSTANCE_ID: "another member of the group has the same instance=, or had it a moment ago: give each"
     " its own, or wait until the group has forgotten it (its session timeout)",
     KafkaError.TOPIC_AUTHORIZATION_FAILED: "to read, the user needs Describe and Read on the topic; to publish, Describe and"
     " Write",
     KafkaError.GROUP_AUTHORIZATION_FAILED: "the user needs Read on the consumer group",
-    KafkaError.CLUSTER_AUTHORIZATION_FAILED: "the user needs a right on the cluster: IdempotentWrite to publish, Create to make"
-    " a topic",
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED: "to publish, the user needs Write on the topic, or IdempotentWrite on the"
+    " cluster before Kafka 3.0; to make a topic, Create on the cluster",
     KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "the user needs Describe and Write on the transactional id",
 }
 """What to do, where more can be said than that something was refused."""
@@ -92,6 +89,14 @@ def told(error: KafkaError, what: str, unavailable: type[TransientError]) -> Hea
         advice = _ADVICE.get(error.code(), "check addresses, credentials and rights")
         return ConfigError(f"{what}: {error.name()}: {error.str()}; {advice}")
     return unavailable(f"{what}: {error.name()}: {error.str()}")
+
+
+def fatal(error: KafkaError, what: str) -> HeadraceError:
+    """Make our error of one after which a consumer does no more. Which it was, it says in its text only."""
+    said = f"{what}: {error.str()}"
+    if "instance" in error.str().lower():
+        return ConfigError(f"{said}; {_ADVICE[KafkaError.UNRELEASED_INSTANCE_ID]}")
+    return SourceUnavailableError(f"{said}; joining again")  # such as a group that was deleted
 
 
 @attrs.define
@@ -137,10 +142,12 @@ def asked(call: Callable[[], T], what: str, unavailable: type[TransientError]) -
         raise told(exc.args[0], what, unavailable) from exc
 
 
-def made(kind: Callable[..., T], settings: Mapping[str, object]) -> T:
+def made(
+    kind: Callable[..., T], settings: Mapping[str, object], on_error: Callable[[KafkaError], None] | None = None
+) -> T:
     """Make a client. ConfigError in librdkafka's own words where it does not know a setting or refuses its value."""
     try:
-        return kind({"error_cb": _on_error, **settings}, logger=ClientLog())
+        return kind({"error_cb": on_error or log_error, **settings}, logger=ClientLog())
     except KafkaException as exc:
         raise ConfigError(f"librdkafka refuses its settings: {exc.args[0].str()}") from exc
     except (TypeError, ValueError) as exc:
@@ -176,6 +183,6 @@ def topics_of(uri: URI) -> tuple[str, ...]:
     return found
 
 
-def _on_error(error: KafkaError) -> None:
+def log_error(error: KafkaError) -> None:
     """librdkafka mends most of these by itself; a call that cannot go on raises its own."""
     _log.debug("client error name=%s fatal=%s text=%s", error.name(), error.fatal(), error.str())

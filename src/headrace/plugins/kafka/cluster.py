@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCollection, TopicPartition
@@ -13,8 +13,10 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from headrace.errors import ConfigError, SourceUnavailableError
-from headrace.plugins.kafka.client import NO_TOPIC, asked, made, told
+from headrace.plugins.kafka.client import NO_TOPIC, asked, log_error, made, told
 from headrace.records import Extent, Identity, Partition
+
+T = TypeVar("T")
 
 EARLIEST, LATEST = OffsetSpec.earliest(), OffsetSpec.latest()  # type: ignore[no-untyped-call]  # the client's stubs
 
@@ -46,6 +48,7 @@ class Cluster:
     seen: set[str] = attrs.field(factory=set, init=False)
     """Topics that were there: one that is gone since may come back, one that never was is a mistake."""
     _admin: AdminClient | None = attrs.field(default=None, init=False)
+    _refused: KafkaError | None = attrs.field(default=None, init=False)  # what an answer that never comes does not say
 
     def extents(self, topics: tuple[str, ...]) -> dict[Partition, Extent]:
         """Ask what the log holds, for every partition of the topics; those without a leader are left out."""
@@ -71,7 +74,7 @@ class Cluster:
         for topic in topics:
             what = f"ask for topic {topic!r} at {self._place}"
             ask = partial(self._client().list_topics, topic, timeout=self.timeout_s)
-            found = asked(ask, what, SourceUnavailableError)
+            found = self._asked_first(ask, what)
             about = found.topics[topic]
             if about.error is not None and about.error.code() in NO_TOPIC and topic in self.seen:
                 gone = f"{what}: it is not there any more, or not known for now ({about.error.str()})"
@@ -137,10 +140,25 @@ class Cluster:
         error = answer.exception()
         return isinstance(error, KafkaException) and error.args[0].code() in NO_TOPIC and bool(self.seen)
 
+    def _asked_first(self, ask: Callable[[], T], what: str) -> T:
+        """Ask what is asked before anything else: credentials that are wrong would look like brokers that are away."""
+        try:
+            return asked(ask, what, SourceUnavailableError)
+        except SourceUnavailableError as exc:
+            self._client().poll(0)
+            if self._refused is None or self.seen:  # a broker that starts may refuse what it took before
+                raise
+            raise told(self._refused, what, SourceUnavailableError) from exc
+
     def _client(self) -> AdminClient:
         if self._admin is None:
-            self._admin = made(AdminClient, self.settings)
+            self._admin = made(AdminClient, self.settings, self._on_error)
         return self._admin
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.code() in (KafkaError._AUTHENTICATION, KafkaError._SSL):
+            self._refused = error
+        log_error(error)
 
     @property
     def _place(self) -> str:

@@ -77,6 +77,13 @@ class Member:
         if consumer is not None:
             consumer.close()
 
+    def rejoin(self) -> None:
+        """Lose all that was given, and join anew at the next `consumer`: the client cannot go on."""
+        known = self.places.take(list(self.places))
+        if self.owner is not None and known:
+            self.owner.lost(known)
+        self.leave()
+
     def leave(self) -> None:
         """Hand over and leave, in `timeout_s` at most. A static member stays in the group until its session ends."""
         consumer, self._consumer = self._consumer, None
@@ -107,6 +114,17 @@ class Member:
             SourceUnavailableError,
         )
         return {Partition(tp.topic, tp.partition): hint_of(tp) for tp in found}
+
+    def ends(self) -> dict[Partition, int]:
+        """Return where the logs end, by what the last answers to fetches said of it."""
+        found: dict[Partition, int] = {}
+        consumer = self._consumer
+        if consumer is not None:
+            for partition in self.places:
+                marks = consumer.get_watermark_offsets(TopicPartition(partition.stream, partition.number), cached=True)
+                if marks is not None and marks[1] >= 0:
+                    found[partition] = marks[1]
+        return found
 
     def acknowledge(self, hints: Mapping[Partition, Hint]) -> None:
         """Tell the group, without waiting; it is told again when partitions are handed over."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import attrs
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
@@ -27,8 +27,9 @@ class Cursor:
 
         next: The offset that is read next.
 
-        leader_epoch: Of the record before it: what a seek names, so that a log that was cut back is noticed; None where it is
-            not known (B21).
+        leader_epoch: Of the record before it, at ``next - 1``; None where it is not known, or the record not there (B21).
+
+        proven: That record was seen to be there still, under the same leader: it is the same log. A fetch begins at it.
 
         newest_epoch: The highest that was seen: a record of a lower one comes from a broker that lags behind (B20).
 
@@ -38,6 +39,7 @@ class Cursor:
     assignment: int
     next: int
     leader_epoch: int | None
+    proven: bool = False
     newest_epoch: int = -1
     lagging_s: float | None = None
 
@@ -95,6 +97,9 @@ class Places:
     def __len__(self) -> int:
         return len(self._at)
 
+    def __iter__(self) -> Iterator[Partition]:
+        return iter(self._at)
+
     def read(self, partition: Partition | None) -> Cursor | None:
         """Return where it is read; None where it is not, being paused, another's, or waiting for something to be done."""
         return None if partition is None or partition in self.todo else self._at.get(partition)
@@ -112,7 +117,7 @@ class Places:
         consumer.incremental_assign([_place(p, 0, None) for p in partitions])
         consumer.pause([_place(p) for p in partitions])
 
-    def take(self, partitions: Iterable[Partition]) -> list[Partition]:
+    def take(self, partitions: list[Partition]) -> list[Partition]:
         """Forget them; return those that the owner knows of."""
         known = [p for p in partitions if p in self._at and not isinstance(self.todo.get(p), Unplaced)]
         for partition in partitions:
@@ -156,7 +161,7 @@ class Places:
         self._pause(paused)
         for partition, start in found.items():
             epoch = -1 if start.leader_epoch is None else start.leader_epoch
-            self._at[partition] = Cursor(start.assignment, offsets[partition], start.leader_epoch, epoch)
+            self._at[partition] = Cursor(start.assignment, offsets[partition], start.leader_epoch, newest_epoch=epoch)
         self._fetch(list(found))
         for partition in found:
             self.todo.pop(partition, None)
@@ -164,6 +169,11 @@ class Places:
     def fail(self, partition: Partition) -> None:
         """Read it no more, until it is moved."""
         self._at[partition] = None
+
+    def unprovable(self, partition: Partition, cursor: Cursor) -> None:
+        """Fetch without proof: the record before is not there any more."""
+        cursor.leader_epoch = None
+        self._fetch([partition])
 
     def again(self, partition: Partition, cursor: Cursor) -> bool:
         """Ask for the next offset again in a while; False when older brokers have answered for too long."""
@@ -188,12 +198,18 @@ class Places:
             self._ask(lambda: self.consumer().pause([_place(p) for p in partitions]), "pause")
 
     def _fetch(self, partitions: list[Partition]) -> None:
-        """Fetch from the cursors on, paused or not: one by a seek, several by an assignment of their own."""
+        """
+        Fetch from the cursors on, paused or not: one by a seek, several by an assignment of their own.
+
+        From the record before, where its leader is known: the client takes a leader epoch and does not compare it when a
+        fetch begins, so that a log that was cut back, and has grown again since, would be read on (B21).
+        """
         wanted = []
         for partition in partitions:
             cursor = self._at[partition]
             assert cursor is not None, "only what is read is fetched"  # noqa: S101 - our own state
-            wanted.append(_place(partition, cursor.next, cursor.leader_epoch))
+            cursor.proven = cursor.leader_epoch is None
+            wanted.append(_place(partition, cursor.next - (not cursor.proven), cursor.leader_epoch))
         if not wanted or (len(wanted) == 1 and self._sought(wanted[0])):
             return
         self._ask(lambda: self.consumer().incremental_unassign(wanted), "unassign")

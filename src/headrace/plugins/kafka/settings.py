@@ -8,7 +8,10 @@ from headrace.plugins.kafka.client import merged
 
 _CLASSIC_ONLY = ("session.timeout.ms", "heartbeat.interval.ms", "partition.assignment.strategy", "group.protocol.type")
 _LARGEST = 1 << 20
-"""A broker's default for the largest batch: less than that is never asked for at once."""
+"""A broker's default for the largest batch: an answer may hold one. A larger one comes alone, whatever is asked for."""
+
+_SMALLEST = 64 << 10
+"""Of one partition less than that is not asked for."""
 
 
 def classic_only(given: Mapping[str, str]) -> bool:
@@ -45,7 +48,10 @@ def consumer_settings(
         "client.id": "headrace",
         # a full queue stops a partition for this long; the default of 1,000 ms makes everything 4 times slower
         "fetch.queue.backoff.ms": 10,
-        "queued.max.messages.kbytes": max(1, queue_bytes >> 10),
+        # half of the queue may wait, half may come in one answer: what it does not bound is one such answer a broker
+        "queued.max.messages.kbytes": max(1, queue_bytes >> 11),
+        "fetch.max.bytes": max(_LARGEST, queue_bytes // 2),
+        "max.partition.fetch.bytes": min(_LARGEST, max(_SMALLEST, queue_bytes // 2)),
         "reconnect.backoff.max.ms": 5000,
     }
     return merged(fixed, defaults, given)

@@ -69,7 +69,6 @@ class KafkaSink(Sink):
             readers back for so long at the most, or until its partition is published again.
 
         producers: How many partitions keep their producer, ready for the next draft: each costs about 0.5 MB and 4 threads.
-            For the others one is made for each draft, which takes some 20 ms.
 
         position_max_age_s: An older position is looked up again before it is written to.
 
@@ -96,7 +95,7 @@ class KafkaSink(Sink):
     positions_topic: str = ""
     transactional_id_prefix: str = "headrace"
     transaction_timeout_s: float = attrs.field(default=60.0, validator=attrs.validators.ge(1.0))
-    producers: int = attrs.field(default=32, validator=attrs.validators.ge(1))
+    producers: int = attrs.field(default=100, validator=attrs.validators.ge(1))
     position_max_age_s: float = attrs.field(default=3600.0, validator=attrs.validators.ge(1.0))
     request_timeout_s: float = 10.0
     delivery_timeout_s: float = 120.0
@@ -196,10 +195,10 @@ class KafkaSink(Sink):
 
         try:
             produce(producer, self.topic, self.number(draft.partition), draft.batches, wait, attempt.delivered)
+            while attempt.acked < draft.records:
+                wait(producer.flush)  # nothing more comes to linger for
         except KafkaException as exc:
             raise draft.refused(exc.args[0], self.topic, CommitUnknownError) from exc
-        while attempt.acked < draft.records:
-            wait(producer.flush)  # nothing more comes to linger for
         if attempt.failed is not None:
             raise draft.refused(attempt.failed, self.topic, CommitUnknownError)
         return Position(draft.end, None, None, draft.leader_epoch, self.clock())
