@@ -140,6 +140,10 @@ class Broker(Server):
             "transaction.state.log.min.isr": str(max(1, several - 1)),
             "group.initial.rebalance.delay.ms": "0",
             "auto.create.topics.enable": "false",
+            # what a test waits for comes soon: compaction (15 s), a group's new shares (5 s)
+            "log.cleaner.backoff.ms": "500",
+            "group.consumer.min.heartbeat.interval.ms": "500",
+            "group.consumer.heartbeat.interval.ms": "500",
             **({} if self.security is None else self.security.properties(self.number, self.folder)),
             **self.settings,
         }

@@ -20,11 +20,11 @@ class Security:
     """
     Asks clients for credentials, on listeners of their own. ``plain`` stays open: its clients are super users.
 
-    =========  ==========  ==================================================================
+    =========  ==========  ================================================================================
     ``sasl``   SASL        PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 of `users`; OAUTHBEARER, unsigned
     ``tls``    SASL, TLS   the same
-    ``mtls``   TLS         a client's certificate of the same authority
-    =========  ==========  ==================================================================
+    ``mtls``   TLS         a client's certificate of the same authority; its common name is the user
+    =========  ==========  ================================================================================
 
     Attributes:
         users: Passwords by name.
@@ -58,6 +58,7 @@ class Security:
             "ssl.truststore.type": "PEM",
             "ssl.truststore.location": str(self.authority.certificate),
             "listener.name.mtls.ssl.client.auth": "required",
+            "listener.name.mtls.ssl.principal.mapping.rules": "RULE:.*CN=([^,]+).*/$1/",
         }
         for listener in ("sasl", "tls"):
             found |= {f"listener.name.{listener}.{m}.sasl.jaas.config": f"{text};" for m, text in modules.items()}
