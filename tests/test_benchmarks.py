@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("confluent_kafka")
 pytest.importorskip("duckdb")
+pytest.importorskip("pyarrow")
 pytest.importorskip("rich")
 pytest.importorskip("backports.zstd" if sys.version_info < (3, 14) else "compression.zstd")
 
@@ -32,7 +33,15 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, objec
 def test_everything_is_measured_in_turns(done: tuple[str, dict[str, object]]) -> None:
     """Each side as often as was asked, with its spread; each ratio with what it compares."""
     _, kept = done
-    names = ["bronze from Kafka", "bronze from a file", "encode 84 B", "encode 1000 B", "silver", "import"]
+    names = [
+        "bronze from Kafka",
+        "bronze from a file",
+        "encode 84 B",
+        "encode 1000 B",
+        "segments of trades",
+        "silver",
+        "import",
+    ]
     assert names == [found["name"] for found in kept["measurements"]]
     for found in kept["measurements"]:
         sides = {side["name"] for side in found["sides"]}

@@ -298,6 +298,15 @@ def test_plugins(capsys):
     assert ["file://", "sink", "lake"] in [row[:3] for row in rows]
 
 
+def test_settings_of_a_plugin(capsys):
+    """The list has plugins' names too: one that is no scheme shows all that the plugin makes, if it can be made here."""
+    code, out, _ = called(capsys, "plugins", "lake", "--json")
+    assert 0 == code
+    assert {("file", kind) for kind in ("sink", "source", "store")} <= {
+        (c["scheme"], c["kind"]) for c in json.loads(out)["components"]
+    }
+
+
 def test_settings_of_a_scheme(capsys):
     """Each setting is explained, with what it reads and its default."""
     code, out, _ = called(capsys, "plugins", "jsonl", "--json")

@@ -118,6 +118,38 @@ def test_memory_gives_the_source_its_queue(monkeypatch, tmp_path):
     assert [8 << 20, 32 << 20, 1 << 20, 3 << 20] == seen
 
 
+@pytest.mark.parametrize("memory", ["1", "100KiB", "4194303"])
+def test_memory_has_a_least_size(capfd, tmp_path, ticks, memory):
+    """Less than a few blocks is refused before anything is opened."""
+    code, _, err = called(capfd, "stream", f"jsonl://{ticks}", f"file://{tmp_path}/lake", "--memory", memory)
+    assert (2, False) == (code, (tmp_path / "lake").exists())
+    assert "expected 4.0 MiB or more" in err
+
+
+def test_parquet(capfd, tmp_path, ticks, lake, contract):
+    """A lake of Parquet is shown, loaded and replayed as one of lines is."""
+    pytest.importorskip("duckdb")
+    pytest.importorskip("pyarrow")
+    source, place = f"jsonl://{ticks}?key=symbol&timestamp=at", f"file://{tmp_path}/parquet"
+    assert 0 == run(["stream", source, f"{place}?format=parquet", "--until-end", "--flush-records", "5"])
+    folder = tmp_path / "parquet/ticks/partition=0"
+    assert [f"{start:020d}.parquet" for start in (0, 5, 10, 15)] == sorted(path.name for path in folder.iterdir())
+    shown = [called(capfd, "show", where, "--partition", "0", "--deep") for where in (place, f"file://{lake}")]
+    columns = ("start", "end", "records", "first time", "last time", "state")
+    lines = [[tuple(row[c] for c in columns) for row in rows_of(out)] for _, out, _ in shown]
+    assert [0, 0] == [code for code, *_ in shown]
+    assert lines[0] == lines[1]
+    code, out, _ = called(capfd, "show", place, "--offset", "7", "--raw")
+    assert (0, ticks.read_text().splitlines()[7]) == (code, out)
+    words = ("load", place, f"duckdb://{tmp_path}/p.duckdb?table=ticks", "--contract", contract, "--json")
+    code, out, _ = called(capfd, *words)
+    assert (0, 15, 5) == (code, json.loads(out)["inserted"], json.loads(out)["rejected"])
+    assert 0 == run(["stream", place, f"file://{tmp_path}/back", "--until-end", "--flush-records", "5"])
+    for path in sorted((lake / "ticks/partition=0").iterdir()):
+        again = tmp_path / "back/ticks/partition=0" / path.name
+        assert gzip.decompress(path.read_bytes()) == gzip.decompress(again.read_bytes())
+
+
 def test_full_disk(tmp_path, ticks):
     """
     Where the disk takes no more, the run ends with code 3, what was stored stays, and the next run goes on.
@@ -284,6 +316,14 @@ def test_load_of_a_broken_chain(capfd, lake, segments, tmp_path, contract):
     }
 
 
+def test_load_into_memory(capfd, lake, contract):
+    """A database in memory would be gone after the first call: it is refused, and no file of that name is made."""
+    pytest.importorskip("duckdb")
+    code, _, err = called(capfd, "load", f"file://{lake}", "duckdb:///:memory:?table=t", "--contract", contract)
+    assert (2, False) == (code, Path("/:memory:").exists())
+    assert "found database ':memory:', expected a file" in err
+
+
 def test_load_with_a_wrong_contract(capfd, lake, tmp_path):
     """A contract that cannot be loaded is told before anything is opened."""
     pytest.importorskip("duckdb")
@@ -318,6 +358,14 @@ def test_show_chain(capfd, lake, segments):
     assert [("0", "5"), ("5", "10"), ("10", "15"), ("15", "20")] == [(r["start"], r["end"]) for r in rows]
     assert "2023-11-14 22:13:20.004" == rows[0]["last time"]
     assert [str(path.stat().st_size) for path in segments] == [r["bytes"] for r in rows]
+
+
+@pytest.mark.parametrize("more", [(), ("--offset", "3"), ("--json",)], ids=str)
+def test_show_a_partition_that_is_not_there(capfd, lake, more):
+    """A partition that the stream does not have is no empty chain: the error says which there are."""
+    code, out, err = called(capfd, "show", f"file://{lake}", "--partition", "9", *more)
+    assert 2 == code
+    assert "stream 'ticks' has no partition 9; it has: 0" in out + err
 
 
 def test_show_gap(capfd, lake, segments):

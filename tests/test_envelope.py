@@ -6,6 +6,7 @@ import base64
 import gzip
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
@@ -16,7 +17,9 @@ from hypothesis import strategies as st
 from headrace import envelope
 from headrace.compression import Gzip
 from headrace.errors import DataError
+from headrace.formats import Workers, format_of
 from headrace.records import Batch, Partition, Record
+from headrace.segment import Trailer
 
 TICKS = Partition("ticks", 3)
 
@@ -96,6 +99,17 @@ BASE64 = {
 
 HOSTILE = {**INLINE, **BASE64}
 
+HARMLESS_IN_PARQUET = {
+    "null",
+    "null and white space",
+    "white space before",
+    "white space after",
+    "line end after",
+    "line end between tokens",
+    "carriage return between tokens",
+}
+"""No line ends with them there."""
+
 records = st.builds(
     Record,
     offset=st.integers(0, 2**63 - 1),
@@ -121,6 +135,17 @@ def lines(*rows: Record) -> bytes:
     return envelope.encode(Batch.of(TICKS, rows, assignment=1))
 
 
+def parquet(*parts: Sequence[Record]) -> bytes:
+    workers = Workers(1)
+    content = format_of("parquet", "zstd").content(workers, 1 << 20)
+    for rows in parts:
+        content.add(Batch.of(TICKS, rows, assignment=1))
+    try:
+        return content.finish(lambda digest: Trailer("ab" * 16, TICKS, 0, 2**63, 0, 1, 0, 0, digest, None, "test"))
+    finally:
+        workers.close()
+
+
 def log(*values: bytes | None) -> list[Record]:
     return [Record(i, 1_400_000_000_000 + i, b"AAPL", value) for i, value in enumerate(values)]
 
@@ -136,6 +161,18 @@ def test_round_trip(rows):
     assert rows == envelope.decode_lines(block)
     assert rows == [envelope.decode(line) for line in block.splitlines(keepends=True)]
     assert rows == list(envelope.decode_batch(block, TICKS, 7, 0).records())
+
+
+@settings(deadline=None)
+@given(logs, st.integers(1, 40))
+def test_round_trip_in_parquet(rows, size):
+    """Nor does Parquet lose a bit, whatever the batches are; and it makes the same lines."""
+    pytest.importorskip("pyarrow")
+    body = parquet(*(rows[at : at + size] for at in range(0, len(rows), size)))
+    batches = list(format_of("parquet", "zstd").batches(body, TICKS, 7, rows[0].offset))
+
+    assert rows == [row for batch in batches for row in batch.records()]
+    assert b"".join(map(lines, rows)) == b"".join(format_of("parquet", "zstd").lines(body))
 
 
 @settings(deadline=None)
@@ -378,6 +415,31 @@ def test_hostile_values_in_duckdb(tmp_path):
             assert row.value == base64.b64decode(value_b64, validate=True)
         else:
             assert _pairs(row.value) == _pairs(value)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_text_and_bytes_in_parquet(name):
+    """JSON is text in Parquet, white space and null too, and all else that leaves a line is bytes."""
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    value = HOSTILE[name]
+    (row,) = pq.read_table(pa.BufferReader(parquet(log(value)))).to_pylist()
+    is_text = name in INLINE or name in HARMLESS_IN_PARQUET
+
+    assert (value.decode() if is_text else None, None if is_text else value) == (row["value"], row["value_bytes"])
+
+
+def test_hostile_values_in_parquet(tmp_path):
+    """DuckDB reads each hostile record exactly once, and looks into the text of all of them as JSON."""
+    duckdb = pytest.importorskip("duckdb")
+    pytest.importorskip("pyarrow")
+    rows = log(None, *HOSTILE.values())
+    (tmp_path / "x.parquet").write_bytes(parquet(rows))
+    found = duckdb.execute(
+        f"""select "offset", value, value_bytes, json_type(value), value->>'$.a' from '{tmp_path}/x.parquet' order by 1"""
+    ).fetchall()
+
+    assert [row.offset for row in rows] == [offset for offset, *_ in found]
+    assert [row.value for row in rows] == [raw if text is None else text.encode() for _, text, raw, *_ in found]
 
 
 def _pairs(value: bytes | str) -> object:

@@ -291,12 +291,12 @@ def test_a_long_footer_takes_a_second_read(tmp_path: Path):
             return super().read(key, start, end)
 
     chain = Chain(
-        Counting(root=tmp_path), lake(tmp_path, trades(0, 100), trades(100, 40_000), buffer_bytes=1 << 16).dataset
+        Counting(root=tmp_path), lake(tmp_path, trades(0, 100), trades(100, 60_000), buffer_bytes=1 << 16).dataset
     )
     short, long = chain.walk(0)
     size = PARQUET.seal_bytes(path_of(tmp_path, 100).read_bytes())
 
-    assert (100, 40_100) == (short.end, long.end)
+    assert (100, 60_100) == (short.end, long.end)
     assert size > PARQUET.tail_bytes
     assert [(-PARQUET.tail_bytes, None)] * 2 + [(-size, None)] == reads
 

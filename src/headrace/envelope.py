@@ -126,8 +126,7 @@ def _raws_apart(values: Sequence[bytes | None]) -> list[msgspec.Raw | UnsetType]
 
 def _raws(values: Sequence[bytes | None]) -> list[msgspec.Raw | UnsetType] | None:
     """Look at many values in a few passes, without a Python frame for each; None where one of them may not stand."""
-    present: Sequence[bytes] = [value for value in values if value is not None] if None in values else values  # type: ignore[assignment]
-    joined = b"".join(present)
+    present, joined = _present(values)
     raws: list[msgspec.Raw | UnsetType] | None = _json(present, joined)  # type: ignore[assignment]
     if raws is None:
         return None
@@ -147,13 +146,21 @@ def not_json(values: Sequence[bytes | None]) -> list[int]:
     White space around a value or in it does no harm where no line ends with it, and the value ``null`` none where it is not
     mistaken for no value. None is no value and is not named.
     """
-    present = [value for value in values if value is not None] if None in values else values
-    if _json(present, b"".join(present)) is not None:  # type: ignore[arg-type]
+    if _json(*_present(values)) is not None:
         return []
     if len(values) == 1:
         return [0]
     step = max(1, len(values) // _PARTS)
     return [at + place for at in range(0, len(values), step) for place in not_json(values[at : at + step])]
+
+
+def _present(values: Sequence[bytes | None]) -> tuple[Sequence[bytes], bytes]:
+    """Return those that are no tombstones, and all of them joined."""
+    try:
+        return values, b"".join(values)  # type: ignore[arg-type, return-value]  # None is refused
+    except TypeError:
+        present = [value for value in values if value is not None]
+        return present, b"".join(present)
 
 
 def _json(values: Sequence[bytes], joined: bytes) -> list[msgspec.Raw] | None:

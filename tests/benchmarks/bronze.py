@@ -57,7 +57,7 @@ def kafka(folder: Path, records: int, address: str) -> Iterator[list[Comparison]
         def bare(chunk: int) -> Side:
             return Side(f"bare consume({chunk})", lambda watch: _bare(bootstrap, topic, records, chunk, watch))
 
-        def pipeline(compression: Literal["gzip", "zstd"]) -> Side:
+        def pipeline(name: Literal["jsonl", "parquet"], compression: Literal["gzip", "zstd"]) -> Side:
             def run(watch: Stopwatch) -> int:
                 source = TimedKafkaSource(
                     bootstrap=bootstrap,
@@ -68,18 +68,24 @@ def kafka(folder: Path, records: int, address: str) -> Iterator[list[Comparison]
                     queue_bytes=_QUEUE_BYTES,
                     watch=watch,
                 )
-                return _to_lake(source, folder / "lake", compression, records)
+                return _to_lake(source, folder / "lake", name, compression, records)
 
-            return Side(f"to the lake, {compression}", run)
+            return Side(f"to the lake, {name} {compression}", run)
+
+        kinds: list[tuple[Literal["jsonl", "parquet"], Literal["gzip", "zstd"], dict[int, str]]] = [
+            ("jsonl", "gzip", {10_000: "0.65 | 0.85", 1000: "0.40 | 0.55"}),
+            ("jsonl", "zstd", {10_000: "0.65 | 0.85", 1000: "0.40 | 0.55"}),
+            ("parquet", "zstd", {10_000: "0.90 | 1.0", 1000: "0.50 | 0.65"}),
+        ]
 
         yield [
             Comparison(
                 "bronze from Kafka",
-                [bare(10_000), bare(1000), pipeline("gzip"), pipeline("zstd")],
+                [bare(10_000), bare(1000), *(pipeline(name, compression) for name, compression, _ in kinds)],
                 [
-                    Goal(f"to the lake, {compression}", f"bare consume({chunk})", goal)
-                    for compression in ("gzip", "zstd")
-                    for chunk, goal in ((10_000, "0.65 | 0.85"), (1000, "0.40 | 0.55"))
+                    Goal(f"to the lake, {name} {compression}", f"bare consume({chunk})", goal)
+                    for name, compression, goals in kinds
+                    for chunk, goal in goals.items()
                 ],
                 {"broker": address or "embedded", "partitions": PARTITIONS, "queue_bytes": _QUEUE_BYTES},
             )
@@ -120,7 +126,7 @@ def jsonl(folder: Path, records: int) -> Iterator[list[Comparison]]:
             return sum(1 for _ in file)
 
     def pipeline(_: Stopwatch) -> int:
-        return _to_lake(JsonlSource(path=str(path)), folder / "lake", "gzip", records)
+        return _to_lake(JsonlSource(path=str(path)), folder / "lake", "jsonl", "gzip", records)
 
     yield [
         Comparison(
@@ -131,8 +137,14 @@ def jsonl(folder: Path, records: int) -> Iterator[list[Comparison]]:
     ]
 
 
-def _to_lake(source: KafkaSource | JsonlSource, lake: Path, compression: Literal["gzip", "zstd"], records: int) -> int:
-    sink = LakeSink(store=FileStore(root=fresh(lake)), compression=compression)
+def _to_lake(
+    source: KafkaSource | JsonlSource,
+    lake: Path,
+    name: Literal["jsonl", "parquet"],
+    compression: Literal["gzip", "zstd"],
+    records: int,
+) -> int:
+    sink = LakeSink(store=FileStore(root=fresh(lake)), format=name, compression=compression)
     done = Pipeline(source=source, sink=sink, flush=FlushPolicy(bytes=_FLUSH_BYTES), until_end=True).run()
     if done.stored_records != records:
         raise RuntimeError(f"found {done.stored_records} records stored, expected {records}")

@@ -30,7 +30,7 @@ from sides import measure
 ROOT = Path(__file__).parents[2]
 _PIPE_WIDTH = 176
 _THOUSANDS_FROM = 10_000
-PACKAGES = ("headrace", "attrs", "backports.zstd", "confluent-kafka", "duckdb", "isal", "msgspec")
+PACKAGES = ("headrace", "attrs", "backports.zstd", "confluent-kafka", "duckdb", "isal", "msgspec", "pyarrow")
 
 
 def main() -> None:

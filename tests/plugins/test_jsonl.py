@@ -7,6 +7,7 @@ import csv
 import gzip
 import io
 import json
+import logging
 import lzma
 import os
 import threading
@@ -522,6 +523,23 @@ def test_asked_once(tmp_path: Path):
     for _ in range(3):
         file.poll(owner, 0.0)
     assert [{TICKS: None}] == owner.asked
+
+
+@pytest.mark.parametrize("follow", [False, True])
+def test_an_end_that_nobody_waits_for_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture, *, follow: bool):
+    """Once, after a while, with the ways out; a file that is followed is waited for."""
+    now = [100.0]
+    file, owner = source(written(tmp_path, b"1\n"), follow=follow, clock=lambda: now[0], sleep=lambda _: None), Owner()
+    with caplog.at_level(logging.WARNING, logger="headrace.jsonl"):
+        for _ in range(10):
+            file.poll(owner, 0.1)
+        assert [] == caplog.messages
+        now[0] += 6
+        for _ in range(10):
+            file.poll(owner, 0.1)
+            now[0] += 6
+    said = [message for message in caplog.messages if "--until-end" in message]
+    assert (0 if follow else 1) == len(said) == len(caplog.messages)
 
 
 def test_waits_no_longer_than_asked(tmp_path: Path):

@@ -28,7 +28,12 @@ _OURS = "headrace"
 def plugins(
     context: typer.Context,
     scheme: Annotated[
-        str, typer.Argument(metavar="[SCHEME]", help="Show the settings of this one.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="[SCHEME]",
+            help="Show the settings of this one, or of all that a plugin of this name makes.",
+            show_default=False,
+        ),
     ] = "",
     json: AsJson = False,
     log_level: LogLevel = "",
@@ -86,21 +91,31 @@ def _state(registry: Registry, component: Component) -> str:
 def _settings(output: Output, registry: Registry, scheme: str) -> int:
     found = [c for plugin in registry.plugins for c in plugin.components if c.scheme == scheme]
     if not found:
-        known = ", ".join(sorted({f"{c.scheme}://" for plugin in registry.plugins for c in plugin.components}))
-        raise PluginNotFoundError(f"found {scheme}://, expected one of {known}")
+        found = _of_plugin(registry, scheme)
     documents = []
     for i, component in enumerate(found):
         kind = registry.load_class(component)
         settings = _fields(kind)
         example = _summary(kind.from_uri)
-        documents.append({"scheme": scheme, "kind": component.kind, "summary": component.summary, "settings": settings})
+        about = {"scheme": component.scheme, "kind": component.kind, "summary": component.summary}
+        documents.append({**about, "settings": settings})
         if i:
             output.line()
-        output.line(f"{scheme}:// as a {component.kind}: {component.summary}", style="bold")
+        output.line(f"{component.scheme}:// as a {component.kind}: {component.summary}", style="bold")
         output.line(example)
         _show(output, settings)
     output.document({"components": documents})
     return DONE
+
+
+def _of_plugin(registry: Registry, name: str) -> list[Component]:
+    """All that a plugin of this name makes and that can be made here: whoever reads the list may take its name for a scheme."""
+    named = [c for plugin in registry.plugins if plugin.name == name for c in plugin.components]
+    ready = [c for c in named if _state(registry, c) == "ready"]
+    if not named:
+        known = ", ".join(sorted({f"{c.scheme}://" for plugin in registry.plugins for c in plugin.components}))
+        raise PluginNotFoundError(f"found {name}://, expected one of {known}, or a plugin's name")
+    return ready or named
 
 
 def _show(output: Output, settings: list[dict[str, str]]) -> None:

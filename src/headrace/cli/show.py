@@ -14,6 +14,7 @@ from headrace.cli.options import AsJson, Epoch, Lake, LogFormat, LogLevel, Strea
 from headrace.cli.show_chain import show_chain
 from headrace.cli.show_lake import show_lake
 from headrace.cli.show_record import show_record
+from headrace.errors import ConfigError
 from headrace.registry import Registry
 
 
@@ -74,9 +75,30 @@ def show(
         return show_lake(output, store, stream or named, epoch or named_epoch, deep=deep)
     chain = open_chain(registry, lake, stream, epoch)
     number = _only(chain) if partition is None else partition
+    _check_partition(chain, number)
     if offset is not None:
         return show_record(output, chain, number, offset, raw=raw)
     return show_chain(output, chain, number, every=every, deep=deep)
+
+
+def _check_partition(chain: Chain, number: int) -> None:
+    """Refuse a partition that the stream does not have; one without segments is there, if the pin counts it."""
+    numbers = sorted({*chain.partitions(), *range(chain.dataset.partitions)})
+    if number not in numbers:
+        raise ConfigError(
+            f"{chain.store.place}: stream {chain.dataset.stream!r} has no partition {number}; it has: {_ranges(numbers)}"
+        )
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Write ascending numbers shortly: ``0-3, 7``."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][-1] == number - 1:
+            runs[-1][1:] = [number]
+        else:
+            runs.append([number])
+    return ", ".join("-".join(map(str, run)) for run in runs) or "none"
 
 
 def _only(chain: Chain) -> int:

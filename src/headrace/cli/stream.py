@@ -16,7 +16,7 @@ from headrace.cli.options import AsJson, LogFormat, LogLevel, RetryFor, begin, s
 from headrace.cli.output import Output, message_of, places_of
 from headrace.cli.progress import StreamProgress
 from headrace.cli.signals import stopping
-from headrace.errors import HeadraceError
+from headrace.errors import ConfigError, HeadraceError
 from headrace.flush import FlushPolicy, Progress
 from headrace.logs import redacted
 from headrace.pipeline import Pipeline
@@ -27,6 +27,9 @@ from headrace.uri import URI
 
 _QUEUE_BYTES = (1 << 20, 32 << 20)
 """A client library's own queue is an eighth of the memory, but not less or more than this."""
+
+
+_LEAST_MEMORY = 4 << 20
 
 
 class OnGap(StrEnum):
@@ -100,6 +103,11 @@ def stream(
 
     headrace stream file:///lake kafka://127.0.0.1:9092/replayed --until-end
     """
+    if memory < _LEAST_MEMORY:
+        raise ConfigError(
+            f"found --memory {format_bytes(memory)}, expected {format_bytes(_LEAST_MEMORY)} or more: a block of records, one"
+            " that is being compressed, and what the client library reads ahead"
+        )
     output, registry = begin(context, log_level, log_format, as_json=json), Registry.discover()
     reader, writer = URI.parse(source), URI.parse(sink)
     output.keep({"source": redacted(str(reader)), "sink": redacted(str(writer))})

@@ -29,6 +29,7 @@ from concurrent.futures import Future
 
 import attrs
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from headrace.envelope import encode, not_json
@@ -57,6 +58,7 @@ SCHEMA = pa.schema(
     ]
 )
 
+_NUMBERS = pa.array(range(4096), pa.int64())
 _MOST_ROWS = 1 << 26
 """In one row group: what Arrow allows."""
 
@@ -75,7 +77,7 @@ def rows(batch: Batch) -> pa.RecordBatch:
     values, value_bytes = _jsons(batch.values)
     types = batch.timestamp_types
     columns = [
-        pa.array(list(batch.offsets), pa.int64()),
+        _offsets(batch.offsets),
         pa.array(batch.timestamps_ms, pa.int64()),
         pa.nulls(size, pa.string()) if types is None else pa.array([None if t == "create" else t for t in types]),
         keys,
@@ -87,9 +89,16 @@ def rows(batch: Batch) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
 
 
+def _offsets(offsets: Sequence[int]) -> pa.Array:
+    if isinstance(offsets, range) and len(offsets) <= len(_NUMBERS):
+        return pc.add(_NUMBERS[: len(offsets)], offsets.start)
+    return pa.array(list(offsets), pa.int64())
+
+
 def _texts(contents: Sequence[bytes | None]) -> tuple[pa.Array, pa.Array]:
     try:
-        return pa.array(contents, pa.string()), pa.nulls(len(contents), pa.binary())
+        # in two steps, which is faster: the second one checks that it is UTF-8
+        return pa.array(contents, pa.binary()).cast(pa.string()), pa.nulls(len(contents), pa.binary())
     except pa.ArrowInvalid:
         return _apart(
             contents, [i for i, content in enumerate(contents) if content is not None and not _is_text(content)]
@@ -105,9 +114,7 @@ def _is_text(content: bytes) -> bool:
 
 
 def _jsons(values: Sequence[bytes | None]) -> tuple[pa.Array, pa.Array]:
-    if others := not_json(values):
-        return _apart(values, others)
-    return pa.array(values, pa.string()), pa.nulls(len(values), pa.binary())
+    return _apart(values, others) if (others := not_json(values)) else _texts(values)
 
 
 def _apart(contents: Sequence[bytes | None], others: Sequence[int]) -> tuple[pa.Array, pa.Array]:

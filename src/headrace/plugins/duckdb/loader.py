@@ -71,6 +71,11 @@ class DuckDBLoader(Loader):
 
     def __attrs_post_init__(self) -> None:
         self._contract = Contract.of(self.contract)
+        if self.database.name == ":memory:":
+            raise ConfigError(
+                "found database ':memory:', expected a file: it is opened for each call alone, and of a database in memory"
+                " nothing would be left after the first one"
+            )
         if self.target.startswith(("_", "headrace_")):
             raise ConfigError(
                 f"found table {self.target!r}, expected a name that does not begin with '_' or 'headrace_'"

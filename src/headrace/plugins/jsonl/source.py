@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import IO, TYPE_CHECKING, Literal
 import attrs
 
 from headrace.errors import ConfigError, IdentityError
+from headrace.logs import event as log_event
 from headrace.plugins.jsonl.fields import Fields, Unit
 from headrace.plugins.jsonl.file import COMPRESSED, Mark, RecordFile, State
 from headrace.plugins.jsonl.lines import JsonLines
@@ -22,6 +24,10 @@ from headrace.source import Owner, Source
 if TYPE_CHECKING:
     from headrace.registry import Registry
     from headrace.uri import URI
+
+_log = logging.getLogger("headrace.jsonl")
+
+_WAITS_IN_VAIN_S = 5.0
 
 
 @attrs.frozen
@@ -108,6 +114,8 @@ class JsonlSource(Source):
     _identity: str = attrs.field(default="", init=False)
     _counted: _Counted | None = attrs.field(default=None, init=False)
     _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False, repr=False)
+    _waits_since_s: float | None = attrs.field(default=None, init=False)  # at the end of a file
+    _said: bool = attrs.field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
         if self.pace and not self.timestamp:
@@ -169,6 +177,7 @@ class JsonlSource(Source):
             return self._due(batch, timeout_s)
         told, self._next = self._next, self._mark.record
         if told == self._next:
+            self._say_that_nothing_comes()
             self.sleep(timeout_s)
         return [Reached(self._partition, self._start.assignment, self._next, at_end=True)]
 
@@ -225,12 +234,22 @@ class JsonlSource(Source):
 
     # ---- reading ------------------------------------------------------------------------------------------
 
+    def _say_that_nothing_comes(self) -> None:
+        """Whoever still asks a while after the end of a file that is not followed waits in vain: once, so that it is known."""
+        now_s = self.clock()
+        if self._waits_since_s is None:
+            self._waits_since_s = now_s
+        if not self.follow and not self._said and now_s - self._waits_since_s >= _WAITS_IN_VAIN_S:
+            self._said = True
+            advice = "follow=true reads on as it grows; --until-end ends here"
+            log_event(_log, logging.WARNING, "end of file", path=self.path, records=self._next, advice=advice)
+
     def _rewind(self, position: int) -> None:
         """Forget what was read; the next read begins at *position*."""
         if self._open is not None:
             self._open.close()
         self._open, self._chunks, self._ahead, self._ended = None, None, None, None
-        self._next = position
+        self._next, self._waits_since_s = position, None
 
     def _read(self) -> Batch | None:
         """The next batch; None at the end of the file."""

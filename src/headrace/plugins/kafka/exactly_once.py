@@ -157,10 +157,13 @@ class PositionsInTopic:
         self._check_topics({p.stream for p in hints})
         if not self._side.read(SOON_S):
             with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="headrace-takeover") as pool:
-                list(pool.map(lambda p: self._line_of(p).take_over(), hints))
-            self._close_some()
+                list(pool.map(self._take_over, hints))
             self._side.read_all(self.sink.transaction_timeout_s + self.sink.request_timeout_s)
         return {p: self._told_of(p, hint, began_s) for p, hint in hints.items()}
+
+    def _take_over(self, partition: Partition) -> None:
+        self._line_of(partition).take_over()
+        self._close_some()
 
     def _told_of(self, partition: Partition, hint: Hint | None, began_s: float) -> Position | Exception:
         try:

@@ -46,12 +46,18 @@ class Line:
         transactions: How it is written.
 
         patience: Seconds to let another one finish, made of the longest.
+
+        clock: Monotonic seconds.
+
+        sleep: Waits so many seconds.
     """
 
     key: bytes
     positions: PositionsTopic
     transactions: Transactions
     patience: Callable[[float], float] = lambda most_s: random.uniform(most_s / 2, most_s)
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], object] = time.sleep
     lock: threading.Lock = attrs.field(factory=threading.Lock)
     _verified: bool = attrs.field(default=False, init=False)  # the value was read after the id was taken over
     _value: bytes | None = attrs.field(default=None, init=False)
@@ -129,10 +135,10 @@ class Line:
 
     def _let_finish(self, expected: Callable[[bytes | None], bool], most_s: float) -> None:
         """Wait while another one, which has the id now, may still be at it."""
-        until = time.monotonic() + self.patience(most_s)
-        most = time.monotonic() + self.transactions.timeout_s
-        while (now := time.monotonic()) < most:
+        until = self.clock() + self.patience(most_s)
+        most = self.clock() + self.transactions.timeout_s
+        while (now := self.clock()) < most:
             decided = self.positions.read(SOON_S)
             if decided and (now >= until or not expected(self.positions.value(self.key))):
                 return
-            time.sleep(0.02)
+            self.sleep(0.02)

@@ -69,6 +69,7 @@ class KafkaSink(Sink):
             readers back for so long at the most, or until its partition is published again.
 
         producers: How many partitions keep their producer, ready for the next draft: each costs about 0.5 MB and 4 threads.
+            For the others one is made for each draft, which takes some 20 ms.
 
         position_max_age_s: An older position is looked up again before it is written to.
 
@@ -95,7 +96,7 @@ class KafkaSink(Sink):
     positions_topic: str = ""
     transactional_id_prefix: str = "headrace"
     transaction_timeout_s: float = attrs.field(default=60.0, validator=attrs.validators.ge(1.0))
-    producers: int = attrs.field(default=100, validator=attrs.validators.ge(1))
+    producers: int = attrs.field(default=32, validator=attrs.validators.ge(1))
     position_max_age_s: float = attrs.field(default=3600.0, validator=attrs.validators.ge(1.0))
     request_timeout_s: float = 10.0
     delivery_timeout_s: float = 120.0

@@ -33,8 +33,10 @@ from fsspec.asyn import sync  # type: ignore[import-untyped]
 from fsspec.exceptions import FSTimeoutError  # type: ignore[import-untyped]
 
 from headrace.errors import ConfigError, HeadraceError
+from headrace.finding import Finding
 from headrace.plugins.lake.answers import Answer, failed, is_missing
 from headrace.plugins.lake.remote import Part
+from headrace.plugins.lake.s3_doctor import rules_that_harm
 from headrace.plugins.lake.s3_session import OnceSession
 from headrace.plugins.lake.s3_settings import S3Settings
 from headrace.store import Page, StoredObject
@@ -173,6 +175,27 @@ class S3Store(S3Settings):
             if found is not None:
                 return found
             raise failed(answer, what, writing=writing) from exc
+
+    def check(self) -> Iterator[Finding]:
+        """Say whether the bucket deletes by itself what a lake must keep."""
+
+        async def rules(files: s3fs.S3FileSystem) -> list[dict[str, Any]] | None:
+            found = await files._call_s3("get_bucket_lifecycle_configuration", Bucket=self.bucket)
+            return found.get("Rules", [])  # type: ignore[no-any-return]  # the client has no types
+
+        def none(answer: Answer) -> list[dict[str, Any]] | None:
+            return [] if answer.status in (404, 405, 501) and answer.code != "NoSuchBucket" else None
+
+        try:
+            found = self._ask(rules, f"ask for the lifecycle rules of s3://{self.bucket}", none)
+        except ConfigError as error:
+            advice = (
+                "allow s3:GetLifecycleConfiguration, or look by hand: a rule that deletes by age takes whole chains"
+            )
+            yield Finding("lifecycle", "unknown", str(error), advice)
+            return
+        harmful = list(rules_that_harm(found or [], f"{self.prefix}/" if self.prefix else ""))
+        yield from harmful or [Finding("lifecycle", "fine", "no rule takes what a lake must keep")]
 
     # ---- the session ----------------------------------------------------------------------------------------------
 
