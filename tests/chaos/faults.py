@@ -1,0 +1,383 @@
+"""
+What can happen to a deployment. Each fault says how it is seen to have taken effect; one that did not is no fault.
+
+A fault is a function of a `Round`. It returns its evidence in words, or None where it did not take effect: it is tried again
+then, and a run whose fault never took effect fails.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import attrs
+from confluent_kafka import ConsumerGroupTopicPartitions, ElectionType, KafkaException, TopicPartition
+from deployment import SESSION_TIMEOUT_S, wait
+
+from headrace.testing.servers.toxiproxy import Proxy
+
+if TYPE_CHECKING:
+    from fleet import Member
+    from run import Round
+
+RETRIED = ("trying again", "reading again")
+LOOKED_UP = "position looked up again"
+
+
+@attrs.frozen
+class Fault:
+    """
+    Attributes:
+        name: In tables.
+
+        fire: Makes it happen, and takes it back.
+
+        lakes: Where it can happen.
+    """
+
+    name: str
+    fire: Callable[[Round], str | None]
+    lakes: tuple[str, ...] = ("disk", "minio", "versity")
+
+
+FAULTS: list[Fault] = []
+
+
+def fault(
+    name: str, lakes: tuple[str, ...] = ("disk", "minio", "versity")
+) -> Callable[[Callable[[Round], str | None]], None]:
+    def keep(fire: Callable[[Round], str | None]) -> None:
+        FAULTS.append(Fault(name, fire, lakes))
+
+    return keep
+
+
+SERVED = ("minio", "versity")
+
+
+# ---- processes ------------------------------------------------------------------------------------------------------
+
+
+@fault("process: kill -9")
+def kill(world: Round) -> str | None:
+    member = world.chance.choice(world.fleet.working())
+    time.sleep(world.chance.uniform(0, 1.5))
+    member.signal(signal.SIGKILL)
+    member.process.wait(10)
+    world.fleet.tend()
+    return f"{member.name} ended with {member.process.returncode}" if member.process.returncode == -9 else None
+
+
+@fault("process: SIGSTOP past the session timeout, SIGCONT")
+def zombie(world: Round) -> str | None:
+    """Evidence: others stored records of its partitions while it slept, and it woke up and learnt of it."""
+    if len(world.fleet.working()) < 2:
+        world.fleet.add()
+        world.fleet.wait_for_work(2)
+    member = world.chance.choice(world.fleet.working())
+    ours = world.partitions_of(member)
+    with world.lake_slowed(world.chance.choice((0, 1500))):
+        time.sleep(world.chance.uniform(0.5, 2.0))
+        places = {other.name: other.place() for other in world.fleet.members}
+        member.asleep = True
+        member.signal(signal.SIGSTOP)
+        try:
+            time.sleep(SESSION_TIMEOUT_S + 2)
+
+            def taken() -> bool:
+                return bool(ours & stored_by(world, member, places))
+
+            with contextlib.suppress(TimeoutError):
+                wait(taken, 30, "another member stores what the sleeper held")
+            others = stored_by(world, member, places) & ours
+        finally:
+            woken = member.place()
+            member.signal(signal.SIGCONT)
+            member.asleep = False
+    with contextlib.suppress(TimeoutError):
+        wait(lambda: bool(member.lines(woken)) or not member.running, 30, "the sleeper says something")
+    world.fleet.tend()
+    refused = len(member.said(LOOKED_UP, woken))
+    world.note("writes of a woken zombie that were refused", refused)
+    if not others or not member.lines(woken):
+        return None
+    return (
+        f"{member.name} slept, {len(others)} of its partitions went on without it, {refused} of its writes were refused"
+    )
+
+
+def stored_by(world: Round, sleeper: Member, places: dict[str, int]) -> set[int]:
+    """The partitions that anybody but the sleeper has stored of, since then."""
+    return {
+        int(line["partition"])
+        for other in world.fleet.everybody()
+        if other is not sleeper
+        for line in other.said("segment stored", places.get(other.name, 0))
+    }
+
+
+@fault("process: SIGTERM in the middle of a PUT")
+def terminate(world: Round) -> str | None:
+    """Evidence: it stored a segment after the signal, and ended with 0."""
+    member = world.chance.choice(world.fleet.working())
+    with world.lake_slowed(1500):
+        time.sleep(2.0)
+        place = member.place()
+        code = world.fleet.remove(member)
+        stored = len(member.said("segment stored", place))
+    world.fleet.add()
+    return (
+        f"{member.name} stored {stored} segments after SIGTERM and ended with {code}" if stored and code == 0 else None
+    )
+
+
+@fault("process: scaled from 1 to 4 and back")
+def scale(world: Round) -> str | None:
+    """Evidence: four members owned partitions at one time, and then one did."""
+    while len(world.fleet.members) > 1:
+        world.fleet.remove(world.fleet.members[-1])
+    world.fleet.tend()
+    world.fleet.wait_for_work(1)
+    while len(world.fleet.members) < 4:
+        world.fleet.add()
+    with contextlib.suppress(TimeoutError):
+        world.fleet.wait_for_work(4, 45)
+    most = len(world.fleet.working())
+    time.sleep(2)
+    while len(world.fleet.members) > 1:
+        world.fleet.remove(world.fleet.members[0])
+    world.fleet.wait_for_work(1)
+    world.fleet.add()
+    return f"{most} members had partitions at one time" if most == 4 else None
+
+
+@fault("process: a second deployment writes the same lake")
+def rival(world: Round) -> str | None:
+    """Another group reads the same partitions. Evidence: both stored, or one was refused."""
+    before, places = world.fleet.said(LOOKED_UP), {m.name: m.place() for m in world.fleet.members}
+    other = world.fleet.add(world.fleet.source.replace("group=", "group=rival-"))
+    other.wanted = False
+    time.sleep(12)
+    stored = len(other.said("segment stored"))
+    ours = sum(len(m.said("segment stored", places[m.name])) for m in world.fleet.members if m.name in places)
+    world.fleet.remove(other)
+    refused = world.fleet.said(LOOKED_UP) - before
+    world.fleet.tend()
+    if not refused or not (stored or ours):
+        return None
+    return f"it stored {stored} segments, ours {ours}; {refused} writes were refused"
+
+
+@fault("process: two consumers with the same identity")
+def same_identity(world: Round) -> str | None:
+    """A second member with the same group.instance.id. Evidence: both ran at once, and the group refused one of them."""
+    member = world.fleet.add(slot=77)
+    member.wanted = False
+    with contextlib.suppress(TimeoutError):
+        wait(lambda: bool(member.owned()) or not member.running, 20, "the first has partitions")
+    twin = world.fleet.add(slot=77)
+    twin.wanted = False
+
+    def refused() -> list[str]:
+        words = ("FENCED_INSTANCE", "UNRELEASED_INSTANCE", "instance")
+        return [
+            text
+            for m in (member, twin)
+            for line in m.lines()
+            if any(word in (text := str(line.get("error") or line.get("text") or line.get("event"))) for word in words)
+        ]
+
+    with contextlib.suppress(TimeoutError):
+        wait(lambda: bool(refused()), 25, "the group refuses one of them")
+    found = refused()
+    for each in (member, twin):
+        if each.running:
+            world.fleet.remove(each, world.chance.choice((signal.SIGTERM, signal.SIGKILL)))
+    world.fleet.tend()
+    return f"the group said: {found[0][:120]}" if found else None
+
+
+@fault("group: committed offsets forged")
+def forge(world: Round) -> str | None:
+    """An operator resets the group to anything while nobody runs. Evidence: the brokers took it."""
+    count = len(world.fleet.members)
+    while world.fleet.members:
+        world.fleet.remove(world.fleet.members[0], world.chance.choice((signal.SIGTERM, signal.SIGKILL)))
+    world.fleet.tend()
+    ends = world.ends()
+    forged = {number: world.chance.randrange(end + 50) for number, end in ends.items()}
+
+    def taken() -> bool:
+        places = [TopicPartition(world.topic, number, offset) for number, offset in forged.items()]
+        asked = world.brokers.admin.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(world.group, places)])
+        return all(tp.error is None for answer in asked.values() for tp in answer.result(10).topic_partitions)
+
+    with contextlib.suppress(TimeoutError):
+        wait(taken, SESSION_TIMEOUT_S + 10, "the group is empty and takes offsets")
+    done = taken_quietly(taken)
+    for _ in range(max(1, count)):
+        world.fleet.add()
+    world.fleet.wait_for_work(1)
+    return f"{len(forged)} offsets were set to anything" if done else None
+
+
+def taken_quietly(taken: Callable[[], bool]) -> bool:
+    try:
+        return taken()
+    except KafkaException:
+        return False
+
+
+# ---- brokers --------------------------------------------------------------------------------------------------------
+
+
+def healthy(world: Round) -> None:
+    wait(lambda: world.brokers.in_sync(world.topic), 90, "all replicas are in sync")
+
+
+@fault("broker: kill -9 and restart")
+def kill_broker(world: Round) -> str | None:
+    """Evidence: its process was killed, and its partitions had another leader."""
+    healthy(world)
+    before = world.brokers.leaders(world.topic)
+    broker = world.chance.choice([b for b in world.brokers.cluster.brokers if b.number in before.values()])
+    broker.kill()
+    try:
+        wait(lambda: broker.number not in world.brokers.leaders(world.topic).values(), 30, "others lead")
+        time.sleep(world.chance.uniform(0, 4))
+    finally:
+        broker.start()
+    healthy(world)
+    moved = sum(leader == broker.number for leader in before.values())
+    return f"broker {broker.number} was killed, {moved} partitions got another leader"
+
+
+@fault("broker: leaders move")
+def move_leaders(world: Round) -> str | None:
+    """Evidence: partitions have other leaders than before."""
+    healthy(world)
+    broker = world.chance.choice(world.brokers.cluster.brokers)
+    broker.stop()
+    broker.start()
+    healthy(world)
+    before = world.brokers.leaders(world.topic)
+    places = [TopicPartition(world.topic, number) for number in before]
+    with contextlib.suppress(KafkaException):
+        world.brokers.admin.elect_leaders(ElectionType.PREFERRED, places).result(30)
+    with contextlib.suppress(TimeoutError):
+        wait(lambda: world.brokers.leaders(world.topic) != before, 10, "leaders moved")
+    moved = sum(leader != before[number] for number, leader in world.brokers.leaders(world.topic).items())
+    return f"{moved} partitions changed their leader" if moved else None
+
+
+@fault("broker: rolling restart")
+def roll(world: Round) -> str | None:
+    """Evidence: each was stopped and started."""
+    for broker in world.brokers.cluster.brokers:
+        healthy(world)
+        broker.stop()
+        broker.start()
+    healthy(world)
+    return f"{len(world.brokers.cluster.brokers)} brokers, one after the other"
+
+
+# ---- the lake's server ----------------------------------------------------------------------------------------------
+
+
+@fault("S3 server: kill -9 and restart", SERVED)
+def kill_server(world: Round) -> str | None:
+    """Evidence: its process was killed while headrace wanted something of it."""
+    assert world.lake.server is not None
+    before = world.fleet.said(*RETRIED)
+    world.lake.server.kill()
+    try:
+        with contextlib.suppress(TimeoutError):
+            wait(lambda: world.fleet.said(*RETRIED) > before, 15, "headrace tries again")
+    finally:
+        world.lake.server.start()
+    tried = world.fleet.said(*RETRIED) - before
+    return f"killed; headrace tried again {tried} times" if tried else None
+
+
+@fault("disk full")
+def fill(world: Round) -> str | None:
+    """Evidence: headrace was told so, and tried again."""
+    if not world.lake.disk.mounted:
+        return None
+    before = world.fleet.said(*RETRIED)
+    with world.lake.disk.full():
+        with contextlib.suppress(TimeoutError):
+            wait(lambda: world.fleet.said(*RETRIED) > before, 15, "headrace tries again")
+        time.sleep(world.chance.uniform(0, 3))
+    tried = world.fleet.said(*RETRIED) - before
+    return f"headrace tried again {tried} times" if tried else None
+
+
+# ---- connections ----------------------------------------------------------------------------------------------------
+
+
+def spoil(
+    world: Round, proxies: list[Proxy], toxics: Callable[[Proxy], contextlib.AbstractContextManager[None]]
+) -> tuple[int, int]:
+    """Spoil connections for some seconds; return how many bytes passed, and how often headrace tried again."""
+    passed, tried = sum(p.passed_bytes() for p in proxies), world.fleet.said(*RETRIED)
+    with contextlib.ExitStack() as stack:
+        for proxy in proxies:
+            stack.enter_context(toxics(proxy))
+        time.sleep(world.chance.uniform(5, 9))
+        passed = sum(p.passed_bytes() for p in proxies) - passed
+    time.sleep(1)
+    return passed, world.fleet.said(*RETRIED) - tried
+
+
+def at_the_lake(
+    name: str, toxic: Callable[[Round, Proxy], contextlib.AbstractContextManager[None]], *, hurts: bool = True
+) -> None:
+    """A fault of the connections to the lake. Evidence: headrace tried again, or bytes went through it where it only slows."""
+
+    def fire(world: Round) -> str | None:
+        assert world.lake.proxy is not None
+        passed, tried = spoil(world, [world.lake.proxy], lambda proxy: toxic(world, proxy))
+        if not (tried if hurts else passed):
+            return None
+        return f"{passed} bytes came to it; headrace tried again {tried} times"
+
+    FAULTS.append(Fault(f"S3 connections: {name}", fire, SERVED))
+
+
+def at_the_brokers(name: str, toxic: Callable[[Round, Proxy], contextlib.AbstractContextManager[None]]) -> None:
+    """A fault of the connections to all brokers. Evidence: bytes came to it."""
+
+    def fire(world: Round) -> str | None:
+        passed, tried = spoil(world, world.brokers.proxies, lambda proxy: toxic(world, proxy))
+        return f"{passed} bytes came to it; headrace tried again {tried} times" if passed else None
+
+    FAULTS.append(Fault(f"Kafka connections: {name}", fire))
+
+
+@contextlib.contextmanager
+def slow(proxy: Proxy, latency_ms: int, rate_kb: int) -> Iterator[None]:
+    with (
+        proxy.toxic("latency", latency=latency_ms, jitter=latency_ms // 2),
+        proxy.toxic("latency", up=True, latency=latency_ms, jitter=latency_ms // 2),
+        proxy.toxic("bandwidth", up=True, rate=rate_kb),
+    ):
+        yield
+
+
+at_the_lake("reset", lambda w, p: p.toxic("reset_peer", timeout=w.chance.choice((0, 5, 50)), share=0.5))
+at_the_lake("black hole", lambda _, p: p.toxic("timeout", timeout=0))
+at_the_lake("replies lost", lambda _, p: p.toxic("limit_data", bytes=0, share=0.7))
+at_the_lake("replies truncated", lambda w, p: p.toxic("limit_data", bytes=w.chance.randrange(20, 400), share=0.7))
+at_the_lake(
+    "requests truncated", lambda w, p: p.toxic("limit_data", up=True, bytes=w.chance.randrange(200, 3000), share=0.7)
+)
+at_the_lake("slow", lambda w, p: slow(p, w.chance.choice((50, 400)), 256), hurts=False)
+
+at_the_brokers("reset", lambda w, p: p.toxic("reset_peer", timeout=w.chance.choice((0, 50, 500)), share=0.7))
+at_the_brokers("black hole", lambda _, p: p.toxic("timeout", timeout=0))
+at_the_brokers("replies truncated", lambda w, p: p.toxic("limit_data", bytes=w.chance.randrange(50, 20_000)))
+at_the_brokers("slow", lambda w, p: slow(p, w.chance.choice((50, 400)), 256))
