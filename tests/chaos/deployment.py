@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import attrs
@@ -21,7 +21,7 @@ from headrace.testing.servers.process import Server, free_port
 from headrace.testing.servers.toxiproxy import Proxy, Toxiproxy
 
 HERE = Path(__file__).parent
-DISK_MB = 256
+DISK_MB = 512
 SESSION_TIMEOUT_S = 6.0
 """How soon the group believes that a member is gone: the shortest that Kafka's own defaults allow."""
 
@@ -61,6 +61,7 @@ class Brokers:
             port = free_port()
             proxy = toxiproxy.proxy(f"broker-{broker.number}", port)
             proxies.append(proxy)
+            broker.start_timeout_s = 300.0
             direct, controller = (
                 f"PLAINTEXT://127.0.0.1:{broker.port}",
                 f"CONTROLLER://127.0.0.1:{broker.controller_port}",
@@ -163,6 +164,8 @@ class Lake:
         proxy: What headrace talks through.
 
         direct_endpoint: Where the reader asks, past the proxy; None for a disk.
+
+        objects: Reads all objects of a topic, around headrace.
     """
 
     kind: str
@@ -173,7 +176,7 @@ class Lake:
     server: Server | None = None
     proxy: Proxy | None = None
     direct_endpoint: str | None = None
-    objects: Callable[[], dict[str, bytes]]
+    objects: Callable[[str], Mapping[str, bytes]]
 
 
 @attrs.define(kw_only=True)

@@ -11,8 +11,8 @@ Ends with 0 if nothing was lost, doubled or changed, every fault that was drawn 
 from __future__ import annotations
 
 import argparse
-import faulthandler
 import contextlib
+import faulthandler
 import json
 import random
 import secrets
@@ -176,7 +176,9 @@ def play(
     brokers.make_topic(topic, partitions)
     folder.mkdir(parents=True)
     session = "&session.timeout.ms=6000&heartbeat.interval.ms=1000" if protocol == "classic" else ""
-    source = f"kafka://{brokers.proxied}/{topic}?group={group}&group_protocol={protocol}{session}"
+    source = (
+        f"kafka://{brokers.proxied}/{topic}?group={group}&group_protocol={protocol}&socket.timeout.ms=10000{session}"
+    )
     source += (
         "&group.instance.id={instance}" if chance.random() < 0.4 or any("identity" in f.name for f in faults) else ""
     )
@@ -224,7 +226,7 @@ def play(
         settled = _settle(fleet, looks, published)
         while fleet.members:
             fleet.remove(fleet.members[0])
-        verdict = judge(published, lake.objects(), topic)
+        verdict = judge(published, lake.objects(topic), topic)
     return Outcome(
         lake=lake.kind,
         protocol=protocol,
