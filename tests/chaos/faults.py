@@ -71,42 +71,70 @@ def kill(world: Round) -> str | None:
     return f"{member.name} ended with {member.process.returncode}" if member.process.returncode == -9 else None
 
 
+@fault("process: kill -9 between a PUT and its acknowledgement")
+def kill_behind_a_put(world: Round) -> str | None:
+    member = world.chance.choice(world.fleet.working())
+    member.signal(signal.SIGUSR2)
+    member.ended_by_us = True
+    with contextlib.suppress(TimeoutError):
+        wait(lambda: not member.running, 20, "it dies")
+    member.signal(signal.SIGKILL)
+    member.process.wait(10)
+    world.fleet.tend()
+    return f"{member.name} died behind a PUT" if member.process.returncode == -9 else None
+
+
 @fault("process: SIGSTOP past the session timeout, SIGCONT")
 def zombie(world: Round) -> str | None:
-    """Evidence: others stored records of its partitions while it slept, and it woke up and learnt of it."""
+    """At any moment. Evidence: others stored records of its partitions while it slept, and it woke up and learnt of it."""
+    return put_to_sleep(world, in_front_of_a_put=False)
+
+
+@fault("process: SIGSTOP in front of a PUT, past the session timeout, SIGCONT")
+def zombie_at_a_put(world: Round) -> str | None:
+    """Evidence: others stored what it was about to store, and then its PUT was sent, and refused."""
+    return put_to_sleep(world, in_front_of_a_put=True)
+
+
+def put_to_sleep(world: Round, *, in_front_of_a_put: bool) -> str | None:
     if len(world.fleet.working()) < 2:
         world.fleet.add()
         world.fleet.wait_for_work(2)
     member = world.chance.choice(world.fleet.working())
-    ours = world.partitions_of(member)
-    with world.lake_slowed(world.chance.choice((0, 1500))):
-        time.sleep(world.chance.uniform(0.5, 2.0))
-        places = {other.name: other.place() for other in world.fleet.members}
-        member.asleep = True
-        member.signal(signal.SIGSTOP)
-        try:
-            time.sleep(SESSION_TIMEOUT_S + 2)
+    places = {other.name: other.place() for other in world.fleet.members}
+    time.sleep(world.chance.uniform(0.5, 2.0))
+    member.asleep = True
+    member.signal(signal.SIGUSR1 if in_front_of_a_put else signal.SIGSTOP)
+    try:
+        with contextlib.suppress(TimeoutError):
+            wait(lambda: member.stopped or not member.running, 30, "it stops")
+        ours = world.partitions_of(member)
+        slept_s = time.monotonic()
 
-            def taken() -> bool:
-                return bool(ours & stored_by(world, member, places))
+        def taken() -> bool:
+            long = time.monotonic() - slept_s > SESSION_TIMEOUT_S + 2
+            return long and bool(ours & stored_by(world, member, places))
 
-            with contextlib.suppress(TimeoutError):
-                wait(taken, 30, "another member stores what the sleeper held")
-            others = stored_by(world, member, places) & ours
-        finally:
-            woken = member.place()
-            member.signal(signal.SIGCONT)
-            member.asleep = False
+        with contextlib.suppress(TimeoutError):
+            wait(taken, 40, "another member stores what the sleeper held")
+        others = stored_by(world, member, places) & ours
+    finally:
+        woken = member.place()
+        member.signal(signal.SIGCONT)
+        member.asleep = False
     with contextlib.suppress(TimeoutError):
-        wait(lambda: bool(member.lines(woken)) or not member.running, 30, "the sleeper says something")
+        wait(lambda: told(member, woken, in_front_of_a_put) or not member.running, 30, "the sleeper learns of it")
     world.fleet.tend()
-    refused = len(member.said(LOOKED_UP, woken))
-    world.note("writes of a woken zombie that were refused", refused)
-    if not others or not member.lines(woken):
+    refused = sum(not line["stored"] for line in member.said("put after sleep", woken))
+    world.note("writes of woken zombies that were refused", refused)
+    if not others or not told(member, woken, in_front_of_a_put) or (in_front_of_a_put and not refused):
         return None
-    return (
-        f"{member.name} slept, {len(others)} of its partitions went on without it, {refused} of its writes were refused"
-    )
+    more = ", and its write was refused" if refused else ""
+    return f"{member.name} slept, {len(others)} of its partitions went on without it{more}"
+
+
+def told(member: Member, since: int, in_front_of_a_put: bool) -> bool:
+    return bool(member.said("put after sleep", since) if in_front_of_a_put else member.lines(since))
 
 
 def stored_by(world: Round, sleeper: Member, places: dict[str, int]) -> set[int]:

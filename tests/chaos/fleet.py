@@ -45,6 +45,15 @@ class Member:
     def running(self) -> bool:
         return self.process.poll() is None
 
+    @property
+    def stopped(self) -> bool:
+        """Whether it is asleep."""
+        try:
+            status = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="utf-8")
+        except OSError:
+            return False
+        return status.rpartition(")")[2].split()[0] == "T"
+
     def signal(self, number: signal.Signals) -> None:
         if self.running:
             self.ended_by_us = self.ended_by_us or number in (signal.SIGKILL, signal.SIGTERM)

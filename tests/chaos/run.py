@@ -97,7 +97,11 @@ class Round:
                 self.fleet.wait_for_work(1, 60)
             if not self.fleet.working():
                 continue
-            evidence = fault.fire(self)
+            try:
+                evidence = fault.fire(self)
+            except TimeoutError as exc:
+                print(f"    {fault.name}: {exc}", flush=True)
+                continue
             if evidence is not None:
                 self.fired.append((fault.name, evidence))
                 return
@@ -329,6 +333,7 @@ def main() -> int:
             outcome = play(chance, brokers, lakes.get(kind), folder / f"round-{number:03}", drawn, given.without)
             outcomes.append(outcome)
             tell(number, outcome)
+            report(outcomes, given, seed, quiet=True)
     return report(outcomes, given, seed)
 
 
@@ -353,7 +358,8 @@ def tell(number: int, outcome: Outcome) -> None:
     sys.stdout.flush()
 
 
-def report(outcomes: list[Outcome], given: argparse.Namespace, seed: int) -> int:
+def report(outcomes: list[Outcome], given: argparse.Namespace, seed: int, *, quiet: bool = False) -> int:
+    """Write the results, and say whether all is well."""
     fired = Counter(name for o in outcomes for name, _ in o.fired)
     never = sorted({f.name for f in FAULTS if set(f.lakes) & set(given.lake or KINDS)} - fired.keys())
     found = Counter(
@@ -378,10 +384,13 @@ def report(outcomes: list[Outcome], given: argparse.Namespace, seed: int) -> int
         "never_drawn": never,
         "notes": dict(notes),
         "without": given.without,
+        "bad_rounds": [n for n, o in enumerate(outcomes, 1) if not o.good],
     }
-    print(json.dumps(document, indent=2))
     if given.json:
         given.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    if quiet:
+        return 0
+    print(json.dumps(document, indent=2))
     if given.without:
         wrong = found["lost"] + found["duplicated"] + found["broken"] + found["changed"]
         print(f"without the protection {given.without!r}: {'found' if wrong else 'NOTHING WAS FOUND'}")

@@ -13,17 +13,24 @@ base      After a refusal the end that was found is adopted, without fetching fr
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import sys
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import s3fs
 
 from headrace.cli import main
 from headrace.commit import Holding
+from headrace.logs import event as log_event
 from headrace.plugins.lake.local import FileStore
+from headrace.plugins.lake.remote import RemoteStore
 from headrace.plugins.lake.sink import LakeSink
 from headrace.records import Hint, Partition, Position
+from headrace.store import Store
 
 
 def without_condition() -> None:
@@ -68,7 +75,36 @@ def without_base() -> None:
 
 RULES = {"condition": without_condition, "hint": without_look_up, "base": without_base}
 
+
+def sleep_or_die_at_a_put() -> None:
+    """After SIGUSR1 the process stops itself in front of its next PUT; after SIGUSR2 it dies behind its next one."""
+    sleep, die = threading.Event(), threading.Event()
+    signal.signal(signal.SIGUSR1, lambda *_: sleep.set())
+    signal.signal(signal.SIGUSR2, lambda *_: die.set())
+
+    def hooked(real: Callable[..., bool]) -> Callable[..., bool]:
+        def create(self: Store, key: str, body: bytes, metadata: Mapping[str, str]) -> bool:
+            segment = "/partition=" in key and "_headrace" not in key
+            slept = segment and sleep.is_set()
+            if slept:
+                sleep.clear()
+                os.kill(os.getpid(), signal.SIGSTOP)
+                time.sleep(0.05)  # a process that is told to stop may run on for a moment
+            stored = real(self, key, body, metadata)
+            if slept:
+                log_event(logging.getLogger("headrace.chaos"), logging.INFO, "put after sleep", key=key, stored=stored)
+            if segment and stored and die.is_set():
+                os.kill(os.getpid(), signal.SIGKILL)
+            return stored
+
+        return create
+
+    for kind in (FileStore, RemoteStore):
+        kind.create = hooked(kind.create)
+
+
 if __name__ == "__main__":
+    sleep_or_die_at_a_put()
     if sys.argv[1:2] == ["--without"]:
         RULES[sys.argv[2]]()
         del sys.argv[1:3]
