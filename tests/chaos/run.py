@@ -41,6 +41,15 @@ TRIES = 3
 
 FAULTS_A_ROUND = 5
 SETTLE_S = 240.0
+SETTLE_WITHOUT_S = 20.0
+"""A protection that is taken away may lose records: what is not there soon is not waited for."""
+
+CONTROLS = {
+    "condition": ("minio", "second deployment"),
+    "hint": ("disk", "forged"),
+    "base": ("disk", "second deployment"),
+}
+"""What is taken away, and where and by which fault that shows; see stream.py."""
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -258,7 +267,7 @@ def _settle(fleet: Fleet, looks: Looks, published: Mapping[tuple[int, int], obje
         return bool(looks.good) and looks.good[-1]["distinct"] >= len(published)
 
     try:
-        wait(all_there, SETTLE_S if fleet.without is None else 45, "all records are in the lake")
+        wait(all_there, SETTLE_S if fleet.without is None else SETTLE_WITHOUT_S, "all records are in the lake")
     except TimeoutError:
         return False
     return True
@@ -267,8 +276,9 @@ def _settle(fleet: Fleet, looks: Looks, published: Mapping[tuple[int, int], obje
 class Deck:
     """Faults in an order drawn at random, each once before any comes again."""
 
-    def __init__(self, chance: random.Random) -> None:
+    def __init__(self, chance: random.Random, faults: list[Fault]) -> None:
         self._chance = chance
+        self._faults = faults
         self._left: list[Fault] = []
 
     def draw(self, kind: str, count: int) -> list[Fault]:
@@ -276,7 +286,7 @@ class Deck:
         while len(drawn) < count:
             fit = [f for f in self._left if kind in f.lakes and f not in drawn]
             if not fit:
-                more = [f for f in FAULTS if f not in self._left]
+                more = [f for f in self._faults if f not in self._left]
                 self._chance.shuffle(more)
                 self._left += more
                 continue
@@ -313,8 +323,7 @@ def main() -> int:
     seed = secrets.randbelow(10**6) if given.seed is None else given.seed
     print(f"seed {seed}", flush=True)
     chance = random.Random(seed)
-    if given.fault:
-        FAULTS[:] = [f for f in FAULTS if any(part in f.name for part in given.fault)]
+    chosen = [f for f in FAULTS if not given.fault or any(part in f.name for part in given.fault)]
     kinds = given.lake or list(KINDS)
     outcomes: list[Outcome] = []
     with contextlib.ExitStack() as stack:
@@ -325,16 +334,36 @@ def main() -> int:
         stack.callback(brokers.close)
         lakes = Lakes(folder=folder, toxiproxy=toxiproxy)
         stack.callback(lakes.close)
-        deck, began_s = Deck(chance), time.monotonic()
+        deck, began_s = Deck(chance, chosen), time.monotonic()
         while time.monotonic() - began_s < given.minutes * 60 and len(outcomes) < given.rounds:
             kind = kinds[len(outcomes) % len(kinds)]
-            drawn = deck.draw(kind, min(given.faults, len([f for f in FAULTS if kind in f.lakes])))
+            drawn = deck.draw(kind, min(given.faults, len([f for f in chosen if kind in f.lakes])))
             number = len(outcomes) + 1
             outcome = play(chance, brokers, lakes.get(kind), folder / f"round-{number:03}", drawn, given.without)
             outcomes.append(outcome)
             tell(number, outcome)
-            report(outcomes, given, seed, quiet=True)
-    return report(outcomes, given, seed)
+            report(outcomes, given, seed, {}, quiet=True)
+        controls = {}
+        for rule in CONTROLS if given.controls else ():
+            controls[rule] = control(rule, chance, brokers, lakes, folder / f"without-{rule}")
+    return report(outcomes, given, seed, controls)
+
+
+def control(rule: str, chance: random.Random, brokers: Brokers, lakes: Lakes, folder: Path) -> Verdict:
+    """Take a protection away and play until something is found; a few rounds at the most."""
+    kind, wanted = CONTROLS[rule]
+    faults = [f for f in FAULTS if wanted in f.name]
+    for attempt in range(1, TRIES + 1):
+        outcome = play(chance, brokers, lakes.get(kind), folder / f"{attempt}", faults, rule)
+        found = outcome.verdict
+        if not found.clean:
+            break
+    print(
+        f"without {rule} ({kind}): lost {found.lost}, duplicated {found.duplicated}, changed {found.changed}, broken objects"
+        f" {found.broken}; the reader saw a record twice at {outcome.doubled_looks} of {outcome.looks} looks",
+        flush=True,
+    )
+    return found
 
 
 def tell(number: int, outcome: Outcome) -> None:
@@ -358,7 +387,9 @@ def tell(number: int, outcome: Outcome) -> None:
     sys.stdout.flush()
 
 
-def report(outcomes: list[Outcome], given: argparse.Namespace, seed: int, *, quiet: bool = False) -> int:
+def report(
+    outcomes: list[Outcome], given: argparse.Namespace, seed: int, controls: Mapping[str, Verdict], *, quiet: bool = False
+) -> int:
     """Write the results, and say whether all is well."""
     fired = Counter(name for o in outcomes for name, _ in o.fired)
     never = sorted({f.name for f in FAULTS if set(f.lakes) & set(given.lake or KINDS)} - fired.keys())
@@ -384,6 +415,7 @@ def report(outcomes: list[Outcome], given: argparse.Namespace, seed: int, *, qui
         "never_drawn": never,
         "notes": dict(notes),
         "without": given.without,
+        "controls": {rule: attrs.asdict(found, filter=attrs.filters.exclude("examples")) for rule, found in controls.items()},
         "bad_rounds": [n for n, o in enumerate(outcomes, 1) if not o.good],
     }
     if given.json:
@@ -400,7 +432,10 @@ def report(outcomes: list[Outcome], given: argparse.Namespace, seed: int, *, qui
         print(f"FAILED: rounds {bad}")
     if given.all and never:
         print(f"FAILED: never fired: {never}")
-    return 1 if bad or not outcomes or (given.all and never) else 0
+    blind = [rule for rule, found_ in controls.items() if found_.clean]
+    if blind:
+        print(f"FAILED: nothing was found without {blind}")
+    return 1 if bad or blind or not outcomes or (given.all and never) else 0
 
 
 if __name__ == "__main__":
