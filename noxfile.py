@@ -68,7 +68,8 @@ def typing(session: nox.Session) -> None:
 def tests(session: nox.Session, extras: str) -> None:
     """All tests that need no server, on the built wheel, over sets of extras."""
     install(session, EXTRAS[extras])
-    session.run("python", "-m", "pytest", "-m", "not services", *session.posargs)
+    session.install(*group("tests"))
+    session.run("python", "-m", "pytest", "-n", "auto", "-m", "not services", *session.posargs)
 
 
 @nox.session
@@ -76,6 +77,13 @@ def services(session: nox.Session) -> None:
     """The tests that need real servers: Kafka, S3."""
     install(session, EXTRAS["all"])
     session.run("python", "-m", "pytest", "-m", "services", *session.posargs)
+
+
+@nox.session
+def chaos(session: nox.Session) -> None:
+    """Break real brokers and lakes at random for as long as asked: `nox -s chaos -- --minutes 60`."""
+    install(session, EXTRAS["all"])
+    session.run("python", "tests/chaos/run.py", *session.posargs)
 
 
 @nox.session

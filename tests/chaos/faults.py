@@ -11,36 +11,16 @@ import contextlib
 import signal
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
-import attrs
 from confluent_kafka import ConsumerGroupTopicPartitions, ElectionType, KafkaException, TopicPartition
 from deployment import SESSION_TIMEOUT_S, wait
+from fleet import Member
+from rounds import Fault, Round
 
 from headrace.testing.servers.toxiproxy import Proxy
 
-if TYPE_CHECKING:
-    from fleet import Member
-    from run import Round
-
 RETRIED = ("trying again", "reading again")
 LOOKED_UP = "position looked up again"
-
-
-@attrs.frozen
-class Fault:
-    """
-    Attributes:
-        name: In tables.
-
-        fire: Makes it happen, and takes it back.
-
-        lakes: Where it can happen.
-    """
-
-    name: str
-    fire: Callable[[Round], str | None]
-    lakes: tuple[str, ...] = ("disk", "minio", "versity")
 
 
 FAULTS: list[Fault] = []

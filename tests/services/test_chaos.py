@@ -34,13 +34,19 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     command += ["--folder", folder / "run", "--json", folder / "found.json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     print(done.stdout, done.stderr)
-    return {"code": done.returncode, "told": done.stdout + done.stderr, **json.loads((folder / "found.json").read_text())}
+    return {
+        "code": done.returncode,
+        "told": done.stdout + done.stderr,
+        **json.loads((folder / "found.json").read_text()),
+    }
 
 
 def test_nothing_is_lost_doubled_or_changed(found: dict[str, Any]):
     """Whatever broke, the lake holds what the brokers hold, record by record, and each object is what its name says."""
     wrong = {name: found[name] for name in ("lost", "duplicated", "changed", "disordered", "broken", "bad_rounds")}
-    assert {"lost": 0, "duplicated": 0, "changed": 0, "disordered": 0, "broken": 0, "bad_rounds": []} == wrong, found["told"]
+    assert {"lost": 0, "duplicated": 0, "changed": 0, "disordered": 0, "broken": 0, "bad_rounds": []} == wrong, found[
+        "told"
+    ]
     assert found["records"] > 1000
 
 

@@ -78,3 +78,14 @@ def run(command: list[str], *, cwd: Path, environment: dict[str, str] | None = N
         raise ServerMissing(f"{' '.join(command)} did not end within {_BUILD_TIMEOUT_S:.0f} s") from exc
     if done.returncode != 0:
         raise ServerMissing(f"{' '.join(command)} ended with {done.returncode}: {(done.stdout + done.stderr)[-2000:]}")
+
+
+def built(name: str, cached: str, package: str) -> Path:
+    """Return the path of a program in the cache, built by Go the first time; ServerMissing where Go is not there."""
+
+    def build(folder: Path) -> None:
+        go = program("go", f"Go builds {name}")
+        # nothing of the machine's own settings decides how it is built
+        run([go, "install", package], cwd=folder, environment={"GOBIN": str(folder), "GOFLAGS": "", "CGO_ENABLED": "0"})
+
+    return provided(cached, build) / name

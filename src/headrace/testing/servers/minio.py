@@ -6,10 +6,16 @@ from pathlib import Path
 
 import attrs
 
+from headrace.testing.servers.cache import built
 from headrace.testing.servers.process import free_port
-from headrace.testing.servers.s3 import S3Server, built
+from headrace.testing.servers.s3 import S3Server
 
 VERSION = "v0.0.0-20260212201848-7aac2a2c5b7c"
+
+
+def binary() -> Path:
+    """Return the server's path, built the first time; ServerMissing where Go is not there."""
+    return built("minio", f"minio-{VERSION}", f"github.com/minio/minio@{VERSION}")
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -19,11 +25,10 @@ class Minio(S3Server):
     console_port: int = attrs.field(factory=free_port)
 
     def command(self) -> list[str]:
-        binary = built("minio", f"minio-{VERSION}", f"github.com/minio/minio@{VERSION}")
         data = self.folder / "data"
         data.mkdir(exist_ok=True)
         places = ["--address", f"127.0.0.1:{self.port}", "--console-address", f"127.0.0.1:{self.console_port}"]
-        return [str(binary), "server", str(data), *places, "--certs-dir", str(self._certificates())]
+        return [str(binary()), "server", str(data), *places, "--certs-dir", str(self._certificates())]
 
     def environment(self) -> dict[str, str]:
         return {"MINIO_ROOT_USER": self.access_key, "MINIO_ROOT_PASSWORD": self.secret_key, "MINIO_BROWSER": "off"}

@@ -7,29 +7,16 @@ import http.client
 import os
 import secrets
 import ssl
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import attrs
 
-from headrace.testing.servers.cache import program, provided, run
 from headrace.testing.servers.process import Server, free_port
 from headrace.testing.servers.tls import Authority
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-
-def built(name: str, cached: str, package: str) -> Path:
-    """Return the path of a program in the cache, built by Go the first time; ServerMissing where Go is not there."""
-
-    def build(folder: Path) -> None:
-        go = program("go", f"Go builds {name}")
-        # nothing of the machine's own settings decides how it is built
-        run([go, "install", package], cwd=folder, environment={"GOBIN": str(folder), "GOFLAGS": "", "CGO_ENABLED": "0"})
-
-    return provided(cached, build) / name
 
 
 @attrs.frozen

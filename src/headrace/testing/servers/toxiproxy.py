@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import attrs
 
-from headrace.testing.servers.cache import program, provided, run
+from headrace.testing.servers.cache import built
 from headrace.testing.servers.process import Server, answers, free_port
 
 VERSION = "v2.12.0"
@@ -25,13 +25,7 @@ _TIMEOUT_S = 10.0
 
 def binary() -> Path:
     """Return the server's path, built the first time; ServerMissing where Go is not there."""
-
-    def build(folder: Path) -> None:
-        go = program("go", "it builds Toxiproxy")
-        module = f"github.com/Shopify/toxiproxy/v2/cmd/server@{VERSION}"
-        run([go, "install", module], cwd=folder, environment={"GOBIN": str(folder), "GOFLAGS": ""})
-
-    return provided(f"toxiproxy-{VERSION}", build) / "server"
+    return built("server", f"toxiproxy-{VERSION}", f"github.com/Shopify/toxiproxy/v2/cmd/server@{VERSION}")
 
 
 @attrs.define(kw_only=True, eq=False)

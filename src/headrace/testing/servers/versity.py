@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import attrs
 
-from headrace.testing.servers.s3 import S3Server, built
+from headrace.testing.servers.cache import built
+from headrace.testing.servers.s3 import S3Server
 
 VERSION = "v1.8.0"
+
+
+def binary() -> Path:
+    """Return the gateway's path, built the first time; ServerMissing where Go is not there."""
+    return built("versitygw", f"versitygw-{VERSION}", f"github.com/versity/versitygw/cmd/versitygw@{VERSION}")
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -14,7 +22,6 @@ class Versity(S3Server):
     """The gateway over a folder; it keeps metadata in files beside it, since not every file system has attributes."""
 
     def command(self) -> list[str]:
-        binary = built("versitygw", f"versitygw-{VERSION}", f"github.com/versity/versitygw/cmd/versitygw@{VERSION}")
         data, beside = self.folder / "data", self.folder / "metadata"
         for folder in (data, beside):
             folder.mkdir(exist_ok=True)
@@ -22,7 +29,7 @@ class Versity(S3Server):
         if self.authority is not None:
             pair = self.authority.issue("127.0.0.1", "versity", self.folder)
             options += ["--cert", str(pair.certificate), "--key", str(pair.key)]
-        return [str(binary), *options, "posix", "--sidecar", str(beside), str(data)]
+        return [str(binary()), *options, "posix", "--sidecar", str(beside), str(data)]
 
     def environment(self) -> dict[str, str]:
         return {"ROOT_ACCESS_KEY": self.access_key, "ROOT_SECRET_KEY": self.secret_key}
