@@ -326,54 +326,85 @@ def fill(world: Round) -> str | None:
 
 # ---- connections ----------------------------------------------------------------------------------------------------
 
+Toxics = Callable[["Round", Proxy], contextlib.AbstractContextManager[None]]
 
-def spoil(
-    world: Round, proxies: list[Proxy], toxics: Callable[[Proxy], contextlib.AbstractContextManager[None]]
-) -> tuple[int, int]:
-    """Spoil connections for some seconds; return how many bytes passed, and how often headrace tried again."""
-    passed, tried = sum(p.passed_bytes() for p in proxies), world.fleet.said(*RETRIED)
+
+def spoil(world: Round, proxies: list[Proxy], toxic: Toxics) -> tuple[int, int, int]:
+    """
+    Spoil connections for some seconds.
+
+    Returns:
+        How many connections went through the proxies, how often headrace tried something again, and how often its client of
+        Kafka complained.
+    """
+    tried, complained, connections = world.fleet.said(*RETRIED), complaints(world), 0
     with contextlib.ExitStack() as stack:
         for proxy in proxies:
-            stack.enter_context(toxics(proxy))
-        time.sleep(world.chance.uniform(5, 9))
-        passed = sum(p.passed_bytes() for p in proxies) - passed
+            stack.enter_context(toxic(world, proxy))
+        end_s = time.monotonic() + world.chance.uniform(5, 9)
+        while time.monotonic() < end_s:
+            connections = max(connections, sum(proxy.connections() for proxy in proxies))
+            time.sleep(0.2)
     time.sleep(1)
-    return passed, world.fleet.said(*RETRIED) - tried
+    return connections, world.fleet.said(*RETRIED) - tried, complaints(world) - complained
 
 
-def at_the_lake(
-    name: str, toxic: Callable[[Round, Proxy], contextlib.AbstractContextManager[None]], *, hurts: bool = True
-) -> None:
-    """A fault of the connections to the lake. Evidence: headrace tried again, or bytes went through it where it only slows."""
+def complaints(world: Round) -> int:
+    return sum(line.get("logger") == "headrace.kafka.client" for m in world.fleet.everybody() for line in m.lines())
+
+
+def at_the_lake(name: str, toxic: Toxics) -> None:
+    """A fault of the connections to the lake. Evidence: there were some, and headrace tried again."""
 
     def fire(world: Round) -> str | None:
         assert world.lake.proxy is not None
-        passed, tried = spoil(world, [world.lake.proxy], lambda proxy: toxic(world, proxy))
-        if not (tried if hurts else passed):
-            return None
-        return f"{passed} bytes came to it; headrace tried again {tried} times"
+        connections, tried, _ = spoil(world, [world.lake.proxy], toxic)
+        return f"up to {connections} connections; headrace tried again {tried} times" if tried else None
 
     FAULTS.append(Fault(f"S3 connections: {name}", fire, SERVED))
 
 
-def at_the_brokers(name: str, toxic: Callable[[Round, Proxy], contextlib.AbstractContextManager[None]]) -> None:
-    """A fault of the connections to all brokers. Evidence: bytes came to it."""
+def at_the_brokers(name: str, toxic: Toxics) -> None:
+    """A fault of the connections to all brokers. Evidence: there were some, and the client noticed, or headrace tried again."""
 
     def fire(world: Round) -> str | None:
-        passed, tried = spoil(world, world.brokers.proxies, lambda proxy: toxic(world, proxy))
-        return f"{passed} bytes came to it; headrace tried again {tried} times" if passed else None
+        connections, tried, complained = spoil(world, world.brokers.proxies, toxic)
+        if not (tried or complained):
+            return None
+        return f"up to {connections} connections; the client complained {complained} times, headrace tried again {tried} times"
 
     FAULTS.append(Fault(f"Kafka connections: {name}", fire))
 
 
 @contextlib.contextmanager
-def slow(proxy: Proxy, latency_ms: int, rate_kb: int) -> Iterator[None]:
+def slow(proxy: Proxy, latency_ms: int) -> Iterator[None]:
+    """Both ways take longer, and requests are throttled."""
     with (
         proxy.toxic("latency", latency=latency_ms, jitter=latency_ms // 2),
         proxy.toxic("latency", up=True, latency=latency_ms, jitter=latency_ms // 2),
-        proxy.toxic("bandwidth", up=True, rate=rate_kb),
+        proxy.toxic("bandwidth", up=True, rate=256),
     ):
         yield
+
+
+def slow_link(name: str, proxies: Callable[[Round], list[Proxy]], lakes: tuple[str, ...]) -> None:
+    """Evidence: headrace had connections through it, and a request of ours took as long as it should."""
+
+    def fire(world: Round) -> str | None:
+        latency_ms = world.chance.choice((50, 400))
+        with contextlib.ExitStack() as stack:
+            for proxy in proxies(world):
+                stack.enter_context(slow(proxy, latency_ms))
+            took_s, connections = proxies(world)[0].round_trip_s(), 0
+            end_s = time.monotonic() + world.chance.uniform(5, 9)
+            while time.monotonic() < end_s:
+                connections = max(connections, sum(proxy.connections() for proxy in proxies(world)))
+                time.sleep(0.2)
+        if not connections or took_s < latency_ms / 1000:
+            return None
+        return f"up to {connections} connections; a round trip took {took_s * 1000:.0f} ms"
+
+    FAULTS.append(Fault(name, fire, lakes))
 
 
 at_the_lake("reset", lambda w, p: p.toxic("reset_peer", timeout=w.chance.choice((0, 5, 50)), share=0.5))
@@ -383,9 +414,9 @@ at_the_lake("replies truncated", lambda w, p: p.toxic("limit_data", bytes=w.chan
 at_the_lake(
     "requests truncated", lambda w, p: p.toxic("limit_data", up=True, bytes=w.chance.randrange(200, 3000), share=0.7)
 )
-at_the_lake("slow", lambda w, p: slow(p, w.chance.choice((50, 400)), 256), hurts=False)
+slow_link("S3 connections: slow", lambda world: [world.lake.proxy] if world.lake.proxy else [], SERVED)
 
 at_the_brokers("reset", lambda w, p: p.toxic("reset_peer", timeout=w.chance.choice((0, 50, 500)), share=0.7))
 at_the_brokers("black hole", lambda _, p: p.toxic("timeout", timeout=0))
 at_the_brokers("replies truncated", lambda w, p: p.toxic("limit_data", bytes=w.chance.randrange(50, 20_000)))
-at_the_brokers("slow", lambda w, p: slow(p, w.chance.choice((50, 400)), 256))
+slow_link("Kafka connections: slow", lambda world: world.brokers.proxies, ("disk", *SERVED))

@@ -35,6 +35,7 @@ from verdict import Verdict
 from headrace.testing.servers.toxiproxy import Toxiproxy
 
 FAULTS_A_ROUND = 5
+
 CONTROLS = {
     "condition": ("minio", "second deployment"),
     "hint": ("disk", "forged"),
@@ -78,9 +79,8 @@ def arguments() -> argparse.Namespace:
         "--fault", action="append", default=[], help="only those whose name holds this; may be given again"
     )
     parser.add_argument("--faults", type=int, default=FAULTS_A_ROUND, help="in a round")
-    parser.add_argument(
-        "--without", choices=("condition", "hint", "base"), help="a negative control: must find something"
-    )
+    parser.add_argument("--without", choices=tuple(CONTROLS), help="a negative control: must find something")
+    parser.add_argument("--controls", action="store_true", help="play each negative control as well, at the end")
     parser.add_argument("--all", action="store_true", help="fail also where a fault was never drawn")
     parser.add_argument("--folder", type=Path, help="keep all logs there")
     parser.add_argument("--json", type=Path, help="write the results there")
@@ -94,7 +94,7 @@ def main() -> int:
     print(f"seed {seed}", flush=True)
     chance = random.Random(seed)
     chosen = [f for f in FAULTS if not given.fault or any(part in f.name for part in given.fault)]
-    kinds = given.lake or list(KINDS)
+    kinds = chance.sample(given.lake or list(KINDS), len(given.lake or KINDS))
     outcomes: list[Outcome] = []
     with contextlib.ExitStack() as stack:
         folder = given.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headrace-chaos-")))
