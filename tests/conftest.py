@@ -60,7 +60,7 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Under pytest-xdist the tests that need servers share one process, and so one set of servers; they come first, being slow."""
+    """Under pytest-xdist the tests that need servers share one process and one set of servers; being slow, they come first."""
     for item in items:
         if item.get_closest_marker("services"):
             item.add_marker(pytest.mark.xdist_group("services"))
