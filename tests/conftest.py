@@ -30,6 +30,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if CI else "defa
 CLIENTS = {
     "confluent_kafka": ("headrace.plugins.kafka",),
     "duckdb": ("headrace.plugins.duckdb", "headrace.demo.check", "headrace.demo.demo", "headrace.demo.page"),
+    "s3fs": ("botocore", "headrace.plugins.lake.s3"),
     "typer": ("headrace.cli",),
 }
 """What comes with an extra, and which of our modules cannot be imported without it."""

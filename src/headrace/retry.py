@@ -26,7 +26,7 @@ class Retry:
     Calls again while a `TransientError` is raised: exponential waits with full jitter.
 
     Attributes:
-        for_s: For how long, in seconds; then the last error is raised.
+        for_s: For how long, in seconds: the last attempt begins then, and its error is raised.
 
         hurry: When it is set, no more waits: a call under way is the last one.
     """
@@ -38,9 +38,14 @@ class Retry:
         """Return what *call* returns. Only for calls that may be repeated at will, as all of headrace's writes may."""
         import tenacity as t  # noqa: PLC0415 - takes three times as long as `import headrace`
 
+        jitter = t.wait_random_exponential(multiplier=0.1, max=20)
+
+        def wait(state: RetryCallState) -> float:
+            return min(jitter(state), max(0.0, self.for_s - (state.seconds_since_start or 0.0)))
+
         return t.Retrying(
             retry=t.retry_if_exception_type(TransientError),
-            wait=t.wait_random_exponential(multiplier=0.1, max=20),
+            wait=wait,
             stop=t.stop_after_delay(self.for_s) | t.stop_when_event_set(self.hurry),
             sleep=t.sleep_using_event(self.hurry),
             before_sleep=_tell,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import gzip
 import json
 import logging
@@ -18,6 +20,12 @@ from headrace.pipeline import Pipeline
 # a page of text for each request: to keep it costs more than to send it
 for name in ("aiobotocore", "botocore", "s3fs", "urllib3"):
     logging.getLogger(name).setLevel(logging.INFO)
+
+# each client reads the descriptions of its service, a megabyte of JSON: once is enough for hundreds of them
+with contextlib.suppress(ModuleNotFoundError):
+    import botocore.session
+
+    botocore.session.create_loader = functools.cache(botocore.session.create_loader)
 
 
 @attrs.define(eq=False)

@@ -24,18 +24,26 @@ pytest_plugins = ["headrace.testing.fixtures"]
 pytestmark = pytest.mark.services
 
 SCHEMES = ["s3", "s3+obstore"]
+PAIRS = [("minio", "s3"), ("versity", "s3+obstore")]
+"""Stores are tried in all four ways; what stands on them, in these two."""
+
+
+@contextlib.contextmanager
+def stores_of(endpoint: S3Endpoint, scheme: str) -> Iterator[Callable[..., Store]]:
+    """Make stores over one bucket of this test; all are closed."""
+    bucket, stores = endpoint.bucket(), contextlib.ExitStack()
+
+    def make(page_size: int = 1000, prefix: str = "lakes/a b") -> Store:
+        uri = endpoint.uri(f"{bucket}/{prefix}", scheme, page_size=str(page_size))
+        return stores.enter_context(contextlib.closing(Registry.discover().store(uri)))
+
+    with stores:
+        yield make
 
 
 @pytest.fixture(params=SCHEMES)
 def made(request: pytest.FixtureRequest, s3: S3Endpoint) -> Iterator[Callable[..., Store]]:
-    """Make stores over one bucket of this test; all are closed."""
-    bucket, stores = s3.bucket(), contextlib.ExitStack()
-
-    def make(page_size: int = 1000, prefix: str = "lakes/a b") -> Store:
-        uri = s3.uri(f"{bucket}/{prefix}", request.param, page_size=str(page_size))
-        return stores.enter_context(contextlib.closing(Registry.discover().store(uri)))
-
-    with stores:
+    with stores_of(s3, request.param) as make:
         yield make
 
 
@@ -71,9 +79,12 @@ class Lake:
 
 
 class TestLakeSink(ExactlyOnceSinkContract):
-    @pytest.fixture
-    def place(self, made: Callable[..., Store], s3: S3Endpoint) -> Place:
-        return Lake(made, s3)
+    @pytest.fixture(params=PAIRS, ids=" ".join)
+    def place(self, request: pytest.FixtureRequest) -> Iterator[Place]:
+        server, scheme = request.param
+        endpoint = request.getfixturevalue(server)
+        with stores_of(endpoint, scheme) as make:
+            yield Lake(make, endpoint)
 
     @pytest.fixture
     def lose_answer(self, writer: Writer) -> Callable[[bool], AbstractContextManager[object]]:

@@ -74,11 +74,14 @@ class FakeS3:
         objects: What it holds of its one bucket.
 
         asked: Every request, in the order of their coming.
+
+        together: Where it is given, a PUT is answered only when as many have come.
     """
 
     conditions: Literal["kept", "ignored", "two steps"] = "kept"
     objects: dict[str, bytes] = attrs.field(factory=dict)
     asked: list[Asked] = attrs.field(factory=list)
+    together: threading.Barrier | None = None
     _faults: dict[str, deque[Fault]] = attrs.field(factory=lambda: defaultdict(deque), init=False)
     _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False)
     _ending: threading.Event = attrs.field(factory=threading.Event, init=False)
@@ -188,6 +191,8 @@ class _Handler(BaseHTTPRequestHandler):
             return 400, _error("BadDigest"), {}
         if headers.get("x-amz-content-sha256", "UNSIGNED-PAYLOAD") not in ("UNSIGNED-PAYLOAD", sha256.hex()):
             return 400, _error("XAmzContentSHA256Mismatch"), {}
+        if s3.together is not None:
+            s3.together.wait(60)
         conditional = headers.get("If-None-Match") == "*" and s3.conditions != "ignored"
         if s3.conditions == "two steps":
             taken = conditional and key in s3.objects

@@ -209,7 +209,7 @@ class S3Store(S3Settings):
     def _connect(self) -> s3fs.S3FileSystem:
         try:
             session = AioSession(profile=self.profile or None)
-            session.register("before-call.s3", _stay)
+            session.register("before-call.s3", _at_once)
             files = s3fs.S3FileSystem(
                 key=self.access_key or None,
                 secret=self.secret_key or None,
@@ -246,8 +246,14 @@ class S3Store(S3Settings):
         }
 
 
-def _stay(context: dict[str, Any], **_: object) -> None:
-    """Tell botocore that this request has been redirected to the right region: a second time it does not repeat it."""
+def _at_once(params: dict[str, Any], context: dict[str, Any], **_: object) -> None:
+    """
+    Have botocore send a request at once, and once.
+
+    It would ask for leave before it sends a body, which costs a round trip each time; and it would repeat a request in
+    another region, unless it believes that it has done so already.
+    """
+    params["headers"].pop("Expect", None)
     context.setdefault("s3_redirect", {})["redirected"] = True
 
 
