@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Self
 
@@ -35,7 +36,7 @@ CALLS = ("open", "fsync", "link", "unlink", "mkdir", "scandir", "close")
 def pipeline(file: Path, lake: Path, records: int, store: type[FileStore] = FileStore) -> Pipeline:
     source = Registry.discover().source(f"jsonl://{file}")
     assert isinstance(source, JsonlSource)
-    sink = LakeSink(store=store(root=lake))
+    sink = LakeSink(store=store(root=lake), format="parquet" if lake.suffix == ".parquet" else "jsonl")
     return Pipeline(source=source, sink=sink, flush=FlushPolicy(records=records), until_end=True, retry_for_s=5.0)
 
 
@@ -110,15 +111,17 @@ def forked(work: Callable[[], object]) -> int:
     return os.waitpid(pid, 0)[1]
 
 
-def every_step(file: Path, folder: Path, records: int, how: str) -> None:
+def every_step(file: Path, folder: Path, records: int, how: str, kind: str) -> None:
     """
     Kill a first run at its first step, another at its second, and so on, until one ends unharmed; each then gets a second run.
 
     Each pair has a lake of its own in *folder*; the last line printed is their number.
     """
     arm = {"call": kill_at, "write": tear_write}[how]
+    if kind == ".parquet":
+        import_module("headrace.formats.arrow")  # once, before all the forks
     for count in itertools.count(1):
-        lake = folder / f"{how}-{count}"
+        lake = folder / f"{how}-{count}{kind}"
 
         def first(count: int = count, lake: Path = lake) -> None:
             arm(count)
@@ -168,7 +171,7 @@ def jump() -> None:
 def main() -> None:
     mode, file, lake, *rest = sys.argv[1:]
     if mode == "every-step":
-        every_step(Path(file), Path(lake), int(rest[0]), rest[1])
+        every_step(Path(file), Path(lake), int(rest[0]), rest[1], rest[2])
     elif mode == "zombie":
         zombie(Path(file), Path(lake), int(rest[0]), Replacing if rest[1:] == ["replacing"] else FileStore)
     elif mode == "run":

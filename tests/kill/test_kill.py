@@ -45,7 +45,10 @@ def file(tmp_path: Path) -> Path:
 
 
 def stored(lake: Path) -> list[bytes]:
-    """All values of the lake in the order of their names, by gzip and JSON alone."""
+    """All values of the lake in the order of their names, by gzip and JSON alone; those of Parquet by DuckDB."""
+    if lake.suffix == ".parquet":
+        query = f"""SELECT coalesce(encode(value), value_bytes) FROM '{lake}/ticks/partition=0/*.parquet' ORDER BY "offset" """
+        return [value for (value,) in duckdb.sql(query).fetchall()]
     values = []
     for path in sorted(lake.glob("ticks/partition=0/*.jsonl.gz")):
         for line in gzip.decompress(path.read_bytes()).splitlines():
@@ -80,15 +83,17 @@ def stopped(process: subprocess.Popen[bytes]) -> None:
     raise AssertionError("it did not stop")
 
 
-@pytest.mark.parametrize(("how", "least"), [("call", 60), ("write", 4)])
-def test_every_step(tmp_path: Path, file: Path, how: str, least: int):
+@pytest.mark.parametrize(("how", "least", "kind"), [("call", 60, ""), ("write", 4, ""), ("write", 4, ".parquet")])
+def test_every_step(tmp_path: Path, file: Path, how: str, least: int, kind: str):
     """Killed before any call of the system, or with half a file written: the next run completes the lake."""
-    with started(DRIVER, "every-step", file, tmp_path / "lakes", 34, how) as process:
+    if kind:
+        pytest.importorskip("pyarrow")
+    with started(DRIVER, "every-step", file, tmp_path / "lakes", 34, how, kind) as process:
         out, told = process.communicate(timeout=120)
     assert (0, b"") == (process.returncode, told)
     steps = int(out)
     assert steps >= least
-    lakes = [tmp_path / "lakes" / f"{how}-{n}" for n in range(1, steps + 2)]
+    lakes = [tmp_path / "lakes" / f"{how}-{n}{kind}" for n in range(1, steps + 2)]
     assert [] == [lake.name for lake in lakes if stored(lake) != lines_of(100)]
 
 
