@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import (
+    AclBinding,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    NewTopic,
+    ResourcePatternType,
+    ResourceType,
+)
 
 from headrace.doctor import Examination, examine, verdict
 from headrace.registry import Registry
+from headrace.testing.servers.cache import ServerMissing
+from headrace.testing.servers.kafka import Kafka
+from headrace.testing.servers.listeners import Security
 from headrace.testing.servers.process import free_port
+from headrace.testing.servers.tls import Authority
 
 pytest_plugins = ["headrace.testing.fixtures"]
 pytestmark = pytest.mark.services
 
 HOUR_MS = 3_600_000
+PASSWORD = secrets.token_hex(8)
 
 
 def wait(condition: Callable[[], bool]) -> None:
@@ -171,3 +184,53 @@ def test_brokers_that_do_not_answer(more: str):
     assert ["wrong"] == [f.state for f in found.findings]
     assert "reachable" == found.findings[0].subject
     assert time.monotonic() - began_s < 15
+
+
+# ---- who may do what ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
+    """A broker that refuses whoever has no right."""
+    folder = tmp_path_factory.mktemp("guarded")
+    try:
+        security = Security(
+            users={"ann": PASSWORD}, authority=Authority(tmp_path_factory.mktemp("authority")), acls=True
+        )
+        with Kafka(folder=folder, security=security) as cluster:
+            yield cluster
+    except ServerMissing as exc:
+        pytest.skip(f"no Kafka: {exc}")
+
+
+def test_rights_that_are_missing(guarded: Kafka):
+    """Each right that a reader or a writer needs is named until it is there, and a wrong password as what it is."""
+    admin = AdminClient({"bootstrap.servers": guarded.bootstrap, "log_level": 0})
+    admin.create_topics([NewTopic("t", 1, 1)])["t"].result(20)
+
+    def examined(group: str = "", password: str = PASSWORD) -> Examination:
+        more = "security.protocol=SASL_PLAINTEXT&sasl.mechanism=PLAIN&request_timeout_s=5"
+        address = guarded.address("sasl")
+        return examine(Registry.discover(), f"kafka://ann:{password}@{address}/t?{more}{group and f'&group={group}'}")
+
+    def allow(kind: ResourceType, name: str, operation: AclOperation) -> None:
+        right = AclBinding(kind, name, ResourcePatternType.LITERAL, "User:ann", "*", operation, AclPermissionType.ALLOW)
+        admin.create_acls([right])[right].result(20)
+
+    assert ("wrong", "Broker: Topic authorization failed") == told(examined("g"), "topic t")
+    allow(ResourceType.TOPIC, "t", AclOperation.DESCRIBE_CONFIGS)
+    allow(ResourceType.TOPIC, "t", AclOperation.DESCRIBE)
+    wait(lambda: told(examined("g"), "topic t")[1].endswith("and not read"))
+    assert told(examined(), "topic t")[1].endswith("and not write")
+    allow(ResourceType.TOPIC, "t", AclOperation.READ)
+    wait(lambda: told(examined("g"), "topic t")[0] == "fine")
+    assert "wrong" == told(examined("g"), "group g")[0]
+    allow(ResourceType.GROUP, "g", AclOperation.READ)
+    wait(lambda: verdict([examined("g")]) == 0)
+    allow(ResourceType.TOPIC, "t", AclOperation.WRITE)
+    wait(lambda: verdict([examined()]) == 0)
+
+    found = examined("g", password="other")
+    assert ["wrong"] == [f.state for f in found.findings]
+    assert "authentication" in found.findings[0].found.lower()
+    assert "other" not in repr(found)

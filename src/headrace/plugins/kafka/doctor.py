@@ -16,9 +16,9 @@ from confluent_kafka import (
     TopicCollection,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[attr-defined]  # the client's stubs
+from confluent_kafka.admin import AclOperation, AdminClient, ConfigResource  # type: ignore[attr-defined]  # the client's stubs
 
-from headrace.errors import SourceUnavailableError
+from headrace.errors import ConfigError, SourceUnavailableError
 from headrace.finding import Finding
 from headrace.plugins.kafka.client import NO_TOPIC, asked, connection, made, told
 from headrace.records import Extent, Partition
@@ -36,11 +36,15 @@ _DENIED = {
     KafkaError.GROUP_AUTHORIZATION_FAILED,
     KafkaError.CLUSTER_AUTHORIZATION_FAILED,
 }
+_REFUSED = {KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError.SASL_AUTHENTICATION_FAILED}
+
 _SOON = 0.2
 """A record with less than this part of its retention left is as good as gone, or an hour."""
 
 _LISTED = 5
 """So many partitions are named, then they are counted."""
+
+_NO_GROUP = "it is not there yet: the first member makes it"
 
 
 class _Denied(Exception):  # noqa: N818 - what happened
@@ -70,6 +74,13 @@ class _Brokers:
     admin: AdminClient
     place: str
     timeout_s: float
+    heard: list[KafkaError]  # what the client says while it tries to connect
+
+    @classmethod
+    def connect(cls, settings: Mapping[str, object], timeout_s: float) -> _Brokers:
+        heard: list[KafkaError] = []
+        admin = made(AdminClient, {**settings, "error_cb": heard.append})
+        return cls(admin, f"kafka://{settings['bootstrap.servers']}", timeout_s, heard)
 
     def of(self, what: str, answer: Future[T]) -> T:
         """Wait for an answer; _Denied where we may not ask."""
@@ -85,7 +96,14 @@ class _Brokers:
     def cluster(self) -> Finding:
         """Who answers."""
         what = f"ask for the brokers at {self.place}"
-        found = asked(lambda: self.admin.list_topics(timeout=self.timeout_s), what, SourceUnavailableError)
+        try:
+            found = asked(lambda: self.admin.list_topics(timeout=self.timeout_s), what, SourceUnavailableError)
+        except SourceUnavailableError:
+            self.admin.poll(0.2)  # a refused password looks like a broken connection, and only here it is told
+            refused = next((error for error in self.heard if error.code() in _REFUSED), None)
+            if refused is None:
+                raise
+            raise ConfigError(f"{what}: {refused.name()}: {refused.str()}") from None
         return Finding("brokers", "fine", f"{len(found.brokers)} of cluster {found.cluster_id} answer")
 
     def topic(self, name: str) -> tuple[_Topic | None, list[Finding]]:
@@ -112,21 +130,40 @@ class _Brokers:
         entries = self.of(f"ask for the settings of topic {name!r}", answer)
         return {entry.name: entry.value for entry in entries.values()}
 
-    def topic_id(self, name: str) -> Finding:
+    def rights(self, name: str, needed: AclOperation) -> tuple[Finding, str]:
+        """Whether we may do to a topic what we must; and its id."""
+        subject, names = f"topic {name}", TopicCollection([name])
+        answer = self.admin.describe_topics(names, include_authorized_operations=True, request_timeout=self.timeout_s)[
+            name
+        ]
+        try:
+            about = self.of(f"ask what may be done to topic {name!r}", answer)
+        except _Denied as exc:
+            return Finding(subject, "wrong", str(exc), "allow Describe on it"), ""
+        return _allowed(subject, about.authorized_operations, needed), str(about.topic_id)
+
+    @staticmethod
+    def topic_id(name: str, found: str) -> Finding:
         """Whether a topic that is made again would be noticed (B20)."""
         subject = f"topic {name}"
-        try:
-            answer = self.admin.describe_topics(TopicCollection([name]), request_timeout=self.timeout_s)[name]
-            found = str(self.of(f"ask for the id of topic {name!r}", answer).topic_id)
-        except _Denied as exc:
-            return Finding(
-                subject, "unknown", str(exc), "allow Describe on it: a topic that is made again is known by its id"
-            )
         if found in ("None", "AAAAAAAAAAAAAAAAAAAAAA"):
             return Finding(
                 subject, "wrong", "it has no id", "Kafka before 2.8: set topic_id=off, and never make it again"
             )
         return Finding(subject, "fine", f"its id is {found}")
+
+
+def _allowed(subject: str, allowed: list[AclOperation] | None, needed: AclOperation) -> Finding:
+    """Whether a right is among those that we have."""
+    if allowed is None:
+        return Finding(
+            subject, "unknown", "the brokers do not say what this user may do", "try it: a short run shows it"
+        )
+    if needed in allowed:
+        return Finding(subject, "fine", f"this user may {needed.name.lower()}")
+    names = ", ".join(sorted(operation.name.lower() for operation in allowed)) or "nothing"
+    text = f"this user may {names}, and not {needed.name.lower()}"
+    return Finding(subject, "wrong", text, f"allow {needed.name.title()} on it")
 
 
 def _replicas(topic: _Topic, brokers: int) -> Iterator[Finding]:
@@ -152,7 +189,7 @@ def _replicas(topic: _Topic, brokers: int) -> Iterator[Finding]:
 def check_source(source: KafkaSource, clock: Callable[[], float] = time.time) -> Iterator[Finding]:
     """Examine what a source would read, and its group; nobody joins it, and nothing is committed."""
     cluster = source._cluster
-    brokers = _Brokers(cluster._client(), cluster._place, source.request_timeout_s)
+    brokers = _Brokers.connect(cluster.settings, source.request_timeout_s)
     yield brokers.cluster()
     topics: dict[str, _Topic] = {}
     for name in source.topics:
@@ -160,14 +197,20 @@ def check_source(source: KafkaSource, clock: Callable[[], float] = time.time) ->
         yield from findings
         if topic is not None:
             topics[name] = topic
-            yield brokers.topic_id(name) if cluster.topic_ids else _no_ids(name)
+            if not cluster.topic_ids:  # nor anything else that only a newer broker says
+                yield _no_ids(name)
+                continue
+            allowed, found = brokers.rights(name, AclOperation.READ)
+            yield allowed
+            if found:
+                yield brokers.topic_id(name, found)
     if not topics:
         return
     extents = cluster.extents(tuple(topics))
     yield from _ends(source.isolation, extents)
     try:
         again = Retry(source.request_timeout_s)  # a coordinator that was just elected is loading
-        yield again(lambda: _group(brokers, source.group))
+        yield from again(lambda: _group(brokers, source.group))
         committed = again(lambda: _committed(brokers, source.group, list(extents)))
     except _Denied as exc:
         yield Finding(f"group {source.group}", "wrong", str(exc), "allow this user to read and describe the group")
@@ -189,22 +232,25 @@ def _ends(isolation: str, extents: Mapping[Partition, Extent]) -> Iterator[Findi
     yield Finding("log", "fine", text)
 
 
-def _group(brokers: _Brokers, group: str) -> Finding:
+def _group(brokers: _Brokers, group: str) -> list[Finding]:
     subject = f"group {group}"
-    answer = brokers.admin.describe_consumer_groups([group], request_timeout=brokers.timeout_s)[group]
+    answer = brokers.admin.describe_consumer_groups(
+        [group], include_authorized_operations=True, request_timeout=brokers.timeout_s
+    )[group]
     try:
         found = answer.result(brokers.timeout_s + 1)
     except KafkaException as exc:
         if exc.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
-            return Finding(subject, "fine", "it is not there yet: the first member makes it")
+            return [Finding(subject, "fine", _NO_GROUP)]
         brokers.of(f"ask for group {group!r}", answer)
         raise
     state, members = found.state.name, found.members
     if state == "DEAD":
-        return Finding(subject, "fine", "it is not there yet: the first member makes it")
+        return [Finding(subject, "fine", _NO_GROUP)]
     text = f"{state.lower().replace('_', ' ')}, {len(members)} members"
     hosts = sorted({f"{m.client_id} at {m.host.lstrip('/')}" for m in members})
-    return Finding(subject, "fine", text + (f": {_some(hosts)}" if hosts else ""))
+    state_of_it = Finding(subject, "fine", text + (f": {_some(hosts)}" if hosts else ""))
+    return [state_of_it, _allowed(subject, found.authorized_operations, AclOperation.READ)]
 
 
 def _committed(brokers: _Brokers, group: str, partitions: list[Partition]) -> dict[Partition, int]:
@@ -320,7 +366,7 @@ def _times_s(source: KafkaSource, wanted: Mapping[Partition, int]) -> dict[Parti
 def check_sink(sink: KafkaSink) -> Iterator[Finding]:
     """Examine where a sink would publish; nothing is made."""
     topics = sink._topics
-    brokers = _Brokers(topics._client(), f"kafka://{sink.bootstrap}", sink.request_timeout_s)
+    brokers = _Brokers.connect(topics.settings, sink.request_timeout_s)
     yield brokers.cluster()
     topic, findings = brokers.topic(sink.topic)
     if topic is None and sink.create_partitions:
@@ -328,6 +374,7 @@ def check_sink(sink: KafkaSink) -> Iterator[Finding]:
     yield from findings
     if topic is None:
         return
+    yield brokers.rights(sink.topic, AclOperation.WRITE)[0]
     yield _acks(topic)
     yield _forgets(topic)
 
