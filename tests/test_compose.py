@@ -95,7 +95,7 @@ def test_kafka_is_the_native_one(tmp_path: Path):
     }
     assert kafka.VERSION == SERVICES["kafka"]["image"].partition(":")[2]
     assert f"-Xmx{cluster.brokers[0].heap}" == there.pop("heap.opts")
-    assert native.keys() == there.keys()
+    assert native.keys() == there.keys(), "a setting that the tests' Kafka has belongs in docker-compose.yml, too"
     different = {key for key in native if native[key] != there[key]}
     assert different <= {
         "controller.quorum.voters",
