@@ -12,7 +12,7 @@ import pytest
 
 from headrace.chain import Chain
 from headrace.errors import ConfigError, DataError, GapError, IdentityError, PluginError, SinkUnavailableError
-from headrace.flush import FlushPolicy
+from headrace.flush import FlushPolicy, Progress
 from headrace.pipeline import Pipeline
 from headrace.plugins.lake.local import FileStore
 from headrace.plugins.lake.sink import LakeSink
@@ -319,6 +319,39 @@ def test_memory_is_bounded_by_committing_early_and_pausing(tmp_path: Path) -> No
     assert peak < 10 << 20
     for number in range(4):
         assert list(range(20_000)) == offsets(tmp_path, number)
+
+
+def test_memory_is_bounded_while_the_sink_takes_nothing(tmp_path: Path) -> None:
+    """One partition, and a store that does not answer: reading pauses; when the store answers the run goes on to its end."""
+    gate, peak = threading.Event(), 0
+
+    class Stuck(FileStore):
+        def create(self, key: str, body: bytes, metadata: Mapping[str, str]) -> bool:
+            if key.endswith(".gz"):
+                assert gate.wait(60)
+            return super().create(key, body, metadata)
+
+    log = Log(20_000, value=lambda o: b'"%s"' % (b"%016d" % (o * 2654435761 % 10**16) * 60))
+    run = Pipeline(
+        source=log,
+        sink=LakeSink(store=Stuck(root=tmp_path)),
+        flush=FlushPolicy(bytes=1 << 40),
+        memory_bytes=1 << 20,
+        until_end=True,
+        observe_every_s=0.0,
+    )
+
+    def watch(now: Progress) -> None:
+        nonlocal peak
+        peak = max(peak, now.held_bytes)
+        if run._paused:
+            gate.set()
+
+    run.observe = watch
+    run.run()
+    assert gate.is_set()
+    assert peak < 2 << 20
+    assert list(range(20_000)) == offsets(tmp_path)
 
 
 def test_a_pause_goes_on_under_the_leader_of_what_was_read_last(tmp_path: Path) -> None:

@@ -1,0 +1,164 @@
+"""What the Kafka source makes of what its client returns: leaders that lag, logs that were cut back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+import pytest
+from confluent_kafka import KafkaError, Message
+
+from headrace.errors import IdentityError
+from headrace.plugins.kafka.cluster import EARLIEST
+from headrace.plugins.kafka.places import AGAIN_S, Places
+from headrace.plugins.kafka.reading import Reading
+from headrace.records import Batch, BelowLog, Event, Failed, Partition, Reached, Start
+
+T = Partition("t", 0)
+GONE = KafkaError(KafkaError._AUTO_OFFSET_RESET, "fetch failed: out of range")
+
+
+@attrs.define(eq=False)
+class Client:
+    """A consumer that notes from where it is told to fetch."""
+
+    fetches: list[int] = attrs.field(factory=list)
+
+    def incremental_assign(self, places: Sequence[object]) -> None: ...
+    def incremental_unassign(self, places: Sequence[object]) -> None: ...
+    def pause(self, places: Sequence[object]) -> None: ...
+    def resume(self, places: Sequence[object]) -> None: ...
+
+    def seek(self, place: object) -> None:
+        self.fetches.append(place.offset)
+
+
+@attrs.define
+class Log:
+    """The brokers' answers."""
+
+    low: int = 0
+    high: int = 100
+
+    def offset(self, partition: Partition, spec: object) -> int:
+        return self.low if spec is EARLIEST else self.high
+
+
+@attrs.define(eq=False)
+class World:
+    log: Log = attrs.field(factory=Log)
+    client: Client = attrs.field(factory=Client)
+    now: float = 0.0
+    places: Places = attrs.field(init=False)
+    reading: Reading = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        client, clock = self.client, lambda: self.now
+        self.places = Places(consumer=lambda: client, cluster=self.log, policy="earliest", timeout_s=30.0, clock=clock)
+        self.reading = Reading(topics=("t",), member=None, places=self.places, cluster=self.log)
+        self.places.give(client, [T])
+        self.places.move({T: Start(10, 3, 1)})
+        self.places.todo.clear()
+
+    def records(self, begin: int, end: int, epoch: int) -> list[Event]:
+        return self.reading.events([message(n, epoch) for n in range(begin, end)])
+
+    def says(self, error: KafkaError, offset: int) -> list[Event]:
+        return self.reading.events([message(offset, 3, error)])
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def message(offset: int, epoch: int, error: KafkaError | None = None) -> Message:
+    more = {} if error is None else {"error": error}
+    return Message(
+        topic="t", partition=0, offset=offset, value=b"v", timestamp=(1, 5), latency=0.0, leader_epoch=epoch, **more
+    )
+
+
+def spans(events: Sequence[Event]) -> list[tuple[int, int]]:
+    return [(e.start, e.end) for e in events if isinstance(e, Batch)]
+
+
+def test_a_fetch_begins_at_the_record_before(world: World):
+    """It proves that the log is the same, and is not read again."""
+    assert [9] == world.client.fetches
+    assert [(10, 12)] == spans(world.records(9, 12, 3))
+
+
+def test_another_record_where_one_was_stored(world: World):
+    """A log that was cut back and has grown past the position again is refused (B21)."""
+    (told,) = world.records(9, 15, 4)
+    assert isinstance(told, Failed)
+    assert isinstance(told.error, IdentityError)
+    assert "cut back" in str(told.error)
+    assert [] == world.records(15, 16, 4)
+
+
+def test_without_the_record_before_it_would_be_read_on(world: World):
+    """The negative control of the test before: a fetch that begins at the position itself has nothing to compare."""
+    world.places.cursor(T).proven = True
+    assert [(10, 15)] == spans(world.records(10, 15, 4))
+
+
+def test_a_record_before_that_compaction_took(world: World):
+    """Where it is gone nobody can tell, and the log is read on."""
+    assert [(10, 13)] == spans(world.records(11, 13, 4))
+
+
+def test_a_record_before_that_retention_took(world: World):
+    """A log that begins at the position is fetched from there; one that begins above it is said."""
+    world.log.low = 10
+    assert [] == world.says(GONE, 9)
+    assert [9, 10] == world.client.fetches
+    assert [(10, 12)] == spans(world.records(10, 12, 4))
+    world.log.low = 20
+    assert [BelowLog(T, 1, 12, 20)] == world.says(GONE, 12)
+
+
+def test_a_log_that_ends_below_the_position(world: World):
+    """It was cut back, whether the client says so or the log's end does."""
+    world.log.high = 5
+    (told,) = world.says(GONE, 9)
+    assert isinstance(told.error, IdentityError)
+    other = World()
+    (told,) = other.says(KafkaError(KafkaError._LOG_TRUNCATION, "truncation"), 9)
+    assert isinstance(told.error, IdentityError)
+
+
+def test_a_broker_that_lags_behind_is_asked_again(world: World):
+    """Records of an older leader are not taken; when the newer one answers they come, with nothing left out (B20)."""
+    world.records(9, 12, 3)
+    for _ in range(3):
+        assert [] == world.records(12, 15, 2)
+        assert [] == world.records(15, 16, 3)  # nothing is read meanwhile
+        world.now += AGAIN_S
+        world.places.fetch_again()
+        assert 11 == world.client.fetches[-1]
+        assert [] == world.records(11, 12, 3)
+    assert [(12, 15)] == spans(world.records(12, 15, 4))
+
+
+def test_a_broker_that_never_catches_up(world: World):
+    """Its partition stops when it has been asked for long enough."""
+    world.records(9, 12, 3)
+    told: list[Event] = []
+    while not told:
+        assert world.now <= 31
+        told = world.records(12, 15, 2)
+        world.now += AGAIN_S
+        world.places.fetch_again()
+    assert isinstance(told[0], Failed)
+    assert "lags behind" in str(told[0].error)
+
+
+def test_an_end_below_the_position(world: World):
+    """A broker whose log ends below what was read lags behind, or was cut back: never said to be the end."""
+    eof = KafkaError(KafkaError._PARTITION_EOF, "end")
+    assert [] == world.says(eof, 9)
+    world.now += AGAIN_S
+    world.places.fetch_again()
+    assert [Reached(T, 1, 10, at_end=True)] == world.reading.events([message(9, 3), message(10, 3, eof)])
