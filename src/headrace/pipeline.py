@@ -165,7 +165,7 @@ class Pipeline:
                 self.step()
             self._drain([h.partition for h in self._held])
             self._acknowledge()
-            self._measure()
+            self._measure(last=True)
         finally:
             self._close()
         log_event(_log, logging.INFO, "run ends", records=self.progress.records, segments=self.progress.segments)
@@ -526,12 +526,12 @@ class Pipeline:
             self._observed_s = now
             self.observe(self._measure())
 
-    def _measure(self) -> Progress:
+    def _measure(self, *, last: bool = False) -> Progress:
         now = self.clock()
         left = sum(max(0, h.until - h.next) for h in self._held if h.until is not None and h.next is not None)
         oldest = min((h.drafts[0].opened_s for h in self._held if h.drafts), default=now)
-        records_per_s, bytes_per_s = self._rate(now, self.progress.records, self.progress.nbytes)
-        if self._lags.due(now):
+        records_per_s, bytes_per_s = self._rate(now - self._began_s, self.progress.records, self.progress.nbytes)
+        if last or self._lags.due(now):
             self._lags.count(now, self._held, self.source.ends())
         self.progress = attrs.evolve(
             self.progress,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from headrace.pipeline import Pipeline
 from headrace.plugins.kafka.source import KafkaSource
 from headrace.plugins.lake.local import FileStore
 from headrace.plugins.lake.sink import LakeSink
+from headrace.records import Partition
 from headrace.testing.servers.topics import Topics, wait
 
 pytest_plugins = ["headrace.testing.fixtures"]
@@ -179,6 +181,23 @@ def test_first_record_and_leaving_are_quick(topics: Topics, tmp_path: Path, runn
         assert time.monotonic() - began < 5
 
 
+def test_lag_and_age_are_numbers(topics: Topics, tmp_path: Path, running: Callable):
+    """What the log has and the lake has not is counted by partition, without a question; at the end nothing is left."""
+    name, group = topics.make(), secrets.token_hex(4)
+    never = {"flush": FlushPolicy(age_s=1000), "observe": lambda _: None}
+    run = running(pipeline(source(topics, name, group=group), tmp_path, **never))
+    topics.publish(name, [b"1"] * 5)
+    wait(lambda: 5 == run.pipeline.progress.lag, "the lag is known")
+    now = run.pipeline.progress
+    assert {Partition(name, 0): 5, Partition(name, 1): 0} == {Partition(name, 1): 0, **now.lags}
+    assert now.oldest_s > 0
+    run.pipeline.stop()
+    assert run.ended() is None
+    now = run.pipeline.progress
+    assert (0, 0.0, 5) == (now.lag, now.oldest_s, now.stored_records)
+    assert 5 == topics.committed(group, name)
+
+
 def test_a_start_that_is_a_time(topics: Topics, tmp_path: Path, stored: Stored):
     """An empty lake begins at the first record of that time or later; where there is none so late, at the end."""
     name = topics.make(partitions=1)
@@ -201,7 +220,14 @@ def test_the_command_takes_it_all(topics: Topics, tmp_path: Path, stored: Stored
     more = "group=g&instance=a&group_protocol=consumer&start=earliest&topic.metadata.refresh.interval.ms=1000"
     command = [sys.executable, "-m", "headrace", "stream", f"kafka://{topics.bootstrap}/{name}?{more}"]
     done = subprocess.run(
-        [*command, f"file://{tmp_path}", "--until-end"], capture_output=True, text=True, timeout=60, check=False
+        [*command, f"file://{tmp_path}", "--until-end", "--json"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert 0 == done.returncode, done.stderr
     assert [b"0"] == list(stored(tmp_path).values())
+    told = json.loads(done.stdout)
+    assert (0, {f"{name}/0": 0}) == (told["lag"], told["lags"])
+    assert told["records_per_s"] > 0
