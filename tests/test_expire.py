@@ -10,7 +10,6 @@ import attrs
 import pytest
 
 from headrace.chain import Chain
-from headrace.cli.links import links
 from headrace.errors import ConfigError, CorruptSegmentError, DataError, ExpiredError, GapError, SinkUnavailableError
 from headrace.expire import DAY_S, Expire, Expiry
 from headrace.flush import FlushPolicy
@@ -100,6 +99,8 @@ def note(start: int, end: int) -> str:
 
 
 def states(store: Store) -> list[tuple[str, int, int | None]]:
+    from headrace.cli.links import links  # noqa: PLC0415 - it needs nothing of the command line's extra
+
     return [(link.state, link.start, link.end) for link in links(chain(store), 0)]
 
 
