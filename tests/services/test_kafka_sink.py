@@ -248,6 +248,27 @@ def test_an_answer_that_is_late_is_waited_for(sinks: Sinks):
     assert [b"0", b"1"] == sinks.values()
 
 
+def test_a_right_that_is_missing_is_told(sinks: Sinks):
+    """What asking again cannot help is no reason to ask again, even if the brokers have nothing to abort."""
+
+    class Refused(Deaf):
+        def commit_transaction(self, timeout: float) -> None:
+            raise KafkaException(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED, txn_requires_abort=True))
+
+        def abort_transaction(self, timeout: float) -> None:
+            raise KafkaException(KafkaError(KafkaError.INVALID_TXN_STATE, fatal=True))
+
+    with sinks.writer() as writer:
+        at = writer.put([Record(0, 1, b"k", b"0")])
+        transactions = writer.sink._positions._line_of(writer.partition).transactions
+        transactions._producer = Refused(transactions._producer, written=False)
+        draft = writer.draft(1, [Record(1, 1, b"k", b"1")])
+        with pytest.raises(ConfigError, match="TOPIC_AUTHORIZATION_FAILED"):
+            writer.commit(draft, at)
+        writer.commit(draft, at)
+    assert [b"0", b"1"] == sinks.values()
+
+
 def test_a_record_that_is_refused_stops_its_partition(sinks: Sinks):
     """What the brokers will never take is told as such, nothing of its draft is published, and the sink can go on."""
     with sinks.writer(client_settings={"message.max.bytes": "3000000"}) as writer:

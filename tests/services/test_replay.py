@@ -14,11 +14,11 @@ import pytest
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
-from headrace.plugins.lake.local import FileStore
-from headrace.plugins.lake.sink import LakeSink
 from headrace.records import Batch, Extent, Identity, Partition, Record
+from headrace.registry import Registry
 from headrace.testing.contracts.values import HEADERS, KEYS
 from headrace.testing.servers.kafka import jars
+from headrace.testing.servers.s3 import S3Endpoint
 
 pytest_plugins = ["headrace.testing.fixtures"]
 pytestmark = [pytest.mark.services, pytest.mark.kill]
@@ -56,10 +56,10 @@ def records_of(partition: int, count: int) -> list[Record]:
     return made
 
 
-def fill(lake: Path, count: int, segment: int = 100) -> None:
+def fill(lake: Path | str, count: int, segment: int = 100) -> None:
     """Store the records as a lake, in many segments."""
     extents = {Partition("trades", n): Extent(0, 10**6, 10**6, IDENTITY) for n in range(PARTITIONS)}
-    with LakeSink(store=FileStore(root=lake)) as sink:
+    with Registry.discover().sink(uri_of(lake)) as sink:
         sink.bind(extents)
         for partition in extents:
             records, at = records_of(partition.number, count), sink.positions({partition: None})[partition]
@@ -70,11 +70,15 @@ def fill(lake: Path, count: int, segment: int = 100) -> None:
                 at = draft.commit(draft.position, at, IDENTITY)
 
 
-def command(lake: Path, kafka: str, topic: str) -> list[str]:
+def uri_of(lake: Path | str) -> str:
+    return f"file://{lake}" if isinstance(lake, Path) else lake
+
+
+def command(lake: Path | str, kafka: str, topic: str) -> list[str]:
     sink = f"kafka://{kafka}/{topic}?guarantee=exactly-once&partition=keep"
     sink += f"&create_partitions={PARTITIONS}&create_settings={SETTINGS}"
     options = ["--until-end", "--flush-records", "40", "--log-level", "error"]
-    return [sys.executable, "-m", "headrace", "stream", f"file://{lake}", sink, *options]
+    return [sys.executable, "-m", "headrace", "stream", uri_of(lake), sink, *options]
 
 
 def published(kafka: str, topic: str) -> dict[int, list[tuple[object, ...]]]:
@@ -169,3 +173,13 @@ def test_replay_again(kafka: str, tmp_path: Path):
     assert 0 == subprocess.run(again, timeout=60, check=False).returncode
     expected = [(r.timestamp_ms, r.key, r.value, r.headers) for r in records_of(0, 50)]
     assert expected * 2 == published(kafka, topic)[0]
+
+
+def test_replay_from_s3(kafka: str, minio: S3Endpoint):
+    """A lake on S3 is replayed as one on a disk is."""
+    topic, lake = f"t-{secrets.token_hex(4)}", minio.uri(f"{minio.bucket()}/lake")
+    fill(lake, 50, segment=20)
+    for _ in range(2):
+        assert 0 == subprocess.run(command(lake, kafka, topic), timeout=60, check=False).returncode
+    expected = {n: [(r.timestamp_ms, r.key, r.value, r.headers) for r in records_of(n, 50)] for n in range(PARTITIONS)}
+    assert expected == published(kafka, topic)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import attrs
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from headrace.errors import CommitUnknownError, HeadraceError, SinkUnavailableError
+from headrace.errors import CommitUnknownError, HeadraceError, SinkUnavailableError, TransientError
 from headrace.plugins.kafka.client import made, told
 
 _FENCED = {KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH}
@@ -102,12 +102,13 @@ class Transactions:
             if error.code() in _FENCED:
                 self.leave()
                 raise FencedError(error.str()) from exc
-            cause = self._failed or error
-            if not self._aborted(producer):
-                raise CommitUnknownError(
-                    f"transaction of {self.transactional_id!r}: {error.name()}: {error.str()}"
-                ) from exc
-            raise told_as(cause) from exc
+            aborted, refused = self._aborted(producer), told_as(self._failed or error)
+            # to abort what had not begun is refused as well; asking again would not help, and the next run looks anyway
+            if aborted or not isinstance(refused, TransientError):
+                raise refused from exc
+            raise CommitUnknownError(
+                f"transaction of {self.transactional_id!r}: {error.name()}: {error.str()}"
+            ) from exc
         except BaseException:
             self._aborted(producer)
             raise
