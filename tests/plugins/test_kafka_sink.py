@@ -39,7 +39,7 @@ def test_what_exactly_once_rests_on_is_fixed(setting: str):
     chosen = sink_of(f"?guarantee=exactly-once&{setting}")
     assert chosen._positions is not None
     with pytest.raises(ConfigError, match=setting.partition("=")[0]):
-        chosen._positions._settings("id")
+        chosen._positions._lines.settings("id")
 
 
 def test_a_live_feed_is_refused():

@@ -20,7 +20,7 @@ from confluent_kafka import Producer
 from headrace.flush import FlushPolicy
 from headrace.pipeline import Pipeline
 from headrace.plugins.jsonl.source import JsonlSource
-from headrace.plugins.kafka import exactly_once, line, transactions
+from headrace.plugins.kafka import exactly_once, line, lines, transactions
 from headrace.plugins.kafka.sink import KafkaSink
 from headrace.plugins.kafka.source import KafkaSource
 
@@ -129,12 +129,12 @@ def zombie(step: str) -> None:
 
 def without_fencing() -> None:
     """The negative control: a transactional id that nobody else has fences nobody."""
-    real = exactly_once.Transactions
+    real = lines.Transactions
 
     def made(settings: dict[str, object], **fields: object) -> object:
         return real(**fields, settings={**settings, "transactional.id": secrets.token_hex(8)})
 
-    exactly_once.Transactions = made  # type: ignore[misc, assignment]
+    lines.Transactions = made  # type: ignore[misc, assignment]
 
 
 def by_group(topic: str, bootstrap: str, source: str, records: int) -> None:

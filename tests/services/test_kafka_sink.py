@@ -294,7 +294,7 @@ def test_few_producers_for_many_partitions(kafka: str):
         for at in range(3):
             for partition in extents:
                 Writer(sink, partition, identity).put([Record(at, 1, b"k", b"%d" % at)])
-        assert 2 == sum(line.transactions.open for line in sink._positions._lines.values())
+        assert 2 == sum(line.transactions.open for line in sink._positions._lines._all.values())
     assert [b"%d" % at for at in range(3) for _ in extents] == [record.value for record in read(kafka, topic, 0)]
 
 

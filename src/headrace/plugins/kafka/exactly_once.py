@@ -11,13 +11,10 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 import attrs
 import msgspec
@@ -33,10 +30,11 @@ from headrace.errors import (
 from headrace.plugins.kafka.client import told
 from headrace.plugins.kafka.cluster import LATEST, Cluster
 from headrace.plugins.kafka.line import SOON_S, Line
-from headrace.plugins.kafka.positions import Pin, PositionsTopic, Stored, as_sink, key, pin_of, stored_of
+from headrace.plugins.kafka.lines import Lines
+from headrace.plugins.kafka.positions import PositionsTopic, as_sink
 from headrace.plugins.kafka.publish import KafkaDraft, produce
+from headrace.plugins.kafka.stored import Pin, Stored, decoded, key
 from headrace.plugins.kafka.topics import NewSettings, Topics
-from headrace.plugins.kafka.transactions import Transactions
 from headrace.records import Hint, Identity, Partition, Position
 
 if TYPE_CHECKING:
@@ -68,8 +66,7 @@ class PositionsInTopic:
     _cluster: Cluster = attrs.field(init=False)
     _pins: dict[str, Pin] = attrs.field(factory=dict, init=False)
     _notes: set[tuple[Partition, int, int]] = attrs.field(factory=set, init=False)
-    _lines: OrderedDict[bytes, Line] = attrs.field(factory=OrderedDict, init=False)  # the last used at the end
-    _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False)
+    _lines: Lines = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         sink = self.sink
@@ -78,6 +75,7 @@ class PositionsInTopic:
         )
         name = sink.positions_topic or f"{sink.topic}.headrace-positions"
         self._side = PositionsTopic(name=name, settings=sink.connection(), cluster=self._cluster)
+        self._lines = Lines(sink=sink, side=self._side)
 
     # ---- opening ------------------------------------------------------------------------------------------
 
@@ -104,9 +102,9 @@ class PositionsInTopic:
         )
         name = key("pin", self.sink.topic, self.sink.epoch, stream)
         decided = self._side.read(SOON_S)
-        found = pin_of(self._side, name)
+        found = decoded(self._side.name, name, self._side.value(name), Pin)
         if found is None:
-            line = self._line(name, (stream,))
+            line = self._lines.of(name, stream)
             if not decided:  # by somebody who died at just this, or at records of other streams
                 line.take_over()
                 self._side.read_all(self.sink.transaction_timeout_s + self.sink.request_timeout_s)
@@ -115,7 +113,7 @@ class PositionsInTopic:
             line.leave()
             # what counts is what is there, whoever was first
             self._side.read_all(self.sink.transaction_timeout_s + self.sink.request_timeout_s)
-            found = pin_of(self._side, name)
+            found = decoded(self._side.name, name, self._side.value(name), Pin)
             if found is None:
                 raise SinkUnavailableError(
                     f"{self._place}: the pin of {stream!r} is not there to be read yet; try again"
@@ -163,7 +161,7 @@ class PositionsInTopic:
 
     def _take_over(self, partition: Partition) -> None:
         self._line_of(partition).take_over()
-        self._close_some()
+        self._lines.close_some()
 
     def _told_of(self, partition: Partition, hint: Hint | None, began_s: float) -> Position | Exception:
         try:
@@ -172,7 +170,7 @@ class PositionsInTopic:
             return error
 
     def _position(self, partition: Partition, began_s: float, hint: Hint | None = None) -> Position:
-        pin, found = self._pin(partition.stream), stored_of(self._side, self._key(partition))
+        pin, found = self._pin(partition.stream), self._stored(partition, self._side.value(self._key(partition)))
         if found is None:
             if hint is not None and hint.segment is not None and hint.dataset_id == pin.dataset:
                 raise DataError(
@@ -220,12 +218,12 @@ class PositionsInTopic:
             )
             line = self._line_of(partition)
             done = line.move(
-                lambda there: self._stands_at(there, p, pin),
+                lambda there: self._stands_at(partition, there, p),
                 msgspec.json.encode(moved),
                 partial(self._publish, draft),
                 lambda error: draft.refused(error, self.sink.topic, SinkUnavailableError),
             )
-            self._close_some()
+            self._lines.close_some()
             if done:
                 return Position(draft.end, (p, draft.end), pin.dataset, draft.leader_epoch, began_s)
             found = self._position(partition, began_s)
@@ -261,12 +259,14 @@ class PositionsInTopic:
                 f" to topic {pinned.topic} on cluster {pinned.cluster}; it was made again: begin a new epoch (epoch=NAME)"
             )
 
-    @staticmethod
-    def _stands_at(there: bytes | None, position: int, pin: Pin) -> bool:
-        if there is None:
+    def _stands_at(self, partition: Partition, there: bytes | None, position: int) -> bool:
+        found = self._stored(partition, there)
+        if found is None:
             return position == 0
-        found = msgspec.json.decode(there, type=Stored)
-        return (found.position, found.dataset) == (position, pin.dataset)
+        return (found.position, found.dataset) == (position, self._pin(partition.stream).dataset)
+
+    def _stored(self, partition: Partition, there: bytes | None) -> Stored | None:
+        return decoded(self._side.name, self._key(partition), there, Stored)
 
     def _publish(self, draft: KafkaDraft, producer: Producer) -> None:
         deadline = self.sink.clock() + self.sink.transaction_timeout_s
@@ -285,57 +285,19 @@ class PositionsInTopic:
         """Record an accepted loss; `Sink.note`."""
         body = {"dataset": self._pin(partition.stream).dataset, "from": start, "to": end}
         name = key("note", self.sink.topic, self.sink.epoch, partition.stream, partition.number, start, end)
-        line = self._line(name, (partition.stream, str(partition.number), "note"))
+        line = self._lines.of(name, partition.stream, str(partition.number), "note")
         line.move(lambda there: there is None, msgspec.json.encode(body), _nothing, partial(self._told, name))
-        with self._lock:
-            self._lines.pop(name)
         line.leave()
         self._notes.add((partition, start, end))
 
     def close(self) -> None:
         """Give all producers back; drafts that were not committed are gone."""
-        for line in list(self._lines.values()):
-            line.leave()
+        self._lines.close()
 
-    # ---- lines --------------------------------------------------------------------------------------------
+    # ---- the rest -----------------------------------------------------------------------------------------
 
     def _line_of(self, partition: Partition) -> Line:
-        return self._line(self._key(partition), (partition.stream, str(partition.number)))
-
-    def _line(self, name: bytes, parts: tuple[str, ...]) -> Line:
-        sink = self.sink
-        transactional_id = ":".join(
-            [sink.transactional_id_prefix, *(quote(part, safe="") for part in (sink.topic, sink.epoch, *parts))]
-        )
-        with self._lock:
-            if name not in self._lines:
-                transactions = Transactions(
-                    transactional_id=transactional_id,
-                    topic=sink.topic,
-                    settings=self._settings(transactional_id),
-                    request_timeout_s=sink.request_timeout_s,
-                    timeout_s=sink.transaction_timeout_s,
-                )
-                self._lines[name] = Line(key=name, positions=self._side, transactions=transactions)
-            self._lines.move_to_end(name)
-            return self._lines[name]
-
-    def _settings(self, transactional_id: str) -> dict[str, object]:
-        timeout_ms = int(self.sink.transaction_timeout_s * 1000)
-        fixed = {
-            "transactional.id": transactional_id,
-            "transaction.timeout.ms": timeout_ms,
-            "delivery.timeout.ms": timeout_ms,  # a record that comes later comes too late
-            "delivery.report.only.error": True,
-        }
-        return self.sink.producer_settings(fixed)
-
-    def _close_some(self) -> None:
-        """Give back the producers that were used longest ago, but those at work."""
-        with self._lock:
-            lines = [line for line in self._lines.values() if line.transactions.open]
-        for line in lines[: max(0, len(lines) - self.sink.producers)]:
-            line.leave()
+        return self._lines.of(self._key(partition), partition.stream, str(partition.number))
 
     def _key(self, partition: Partition) -> bytes:
         return key("position", self.sink.topic, self.sink.epoch, partition.stream, partition.number)
