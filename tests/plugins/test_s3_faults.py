@@ -17,6 +17,7 @@ import pytest
 from headrace.errors import CommitUnknownError, ConfigError, HeadraceError, SinkUnavailableError
 from headrace.layout import Layout
 from headrace.plugins.lake.probe import probe
+from headrace.records import Extent, Identity, Partition
 from headrace.registry import Registry
 from headrace.store import Store
 from headrace.testing.fake_s3 import BUCKET, FakeS3, Fault
@@ -195,6 +196,17 @@ def test_nobody_listens(made: Callable[..., Store]):
         store.list("")
 
 
+def test_an_error_that_is_being_handled_is_another_one(store: Store, s3: FakeS3):
+    """Whoever asks again while an error is handled is told of what happened then, not of the first one."""
+    s3.fail("PUT", answer(403, "AccessDenied"), Fault("reset"))
+    try:
+        store.create("s/x", b"", {})
+    except ConfigError:
+        with pytest.raises(CommitUnknownError):
+            store.create("s/x", b"", {})
+    assert 2 == s3.count("PUT")
+
+
 def test_each_write_carries_a_digest(store: Store, s3: FakeS3):
     """One that the store checks: Content-MD5, or SHA-256 as a checksum; and it waits for no leave to send the body."""
     store.create("s/x", b"body", {})
@@ -287,6 +299,20 @@ def test_a_store_that_lies_is_refused(made: Callable[..., Store], conditions: st
     """A condition that is ignored, or looked at before and not while it is written, is found by the probe (B10)."""
     with FakeS3(conditions=conditions) as liar, pytest.raises(ConfigError, match=rf"cannot hold exactly-once.*{words}"):
         probe(made(liar.url), Layout("s"))
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_at_least_once_is_asked_for_by_name(client: str):
+    """A sink over a store that lies opens nothing, pins nothing, and says how it could; asked by name, it opens."""
+    extents = {Partition("s", 0): Extent(0, 0, 0, Identity("c", "t", "read_committed", 1))}
+    with FakeS3(conditions="ignored") as liar:
+        uri = f"{client}://KEY:SECRET@{BUCKET}/lake?endpoint_url={liar.url}&region=us-east-1"
+        with Registry.discover().sink(uri) as sink, pytest.raises(ConfigError, match="guarantee=at-least-once"):
+            sink.bind(extents)
+        assert {} == liar.objects
+        with Registry.discover().sink(f"{uri}&guarantee=at-least-once") as sink:
+            sink.bind(extents)
+        assert ["lake/s/_headrace/dataset.json"] == list(liar.objects)
 
 
 def test_a_store_that_does_not_lie(store: Store, s3: FakeS3):
@@ -422,3 +448,36 @@ def test_fork(made: Callable[..., Store], s3: FakeS3):
         time.sleep(0.02)
     assert 0 == os.waitstatus_to_exitcode(ended[1])
     assert store.create("s/parent again", b"", {})
+
+
+# ---- Google and Azure ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("uri", ["gs://bucket/lake", "az://container/lake?account=someone"])
+def test_other_clouds_are_made_by_uri(uri: str):
+    """They connect at the first request, and say where they are."""
+    with contextlib.closing(Registry.discover().store(uri)) as store:
+        assert uri.partition("?")[0] == store.place
+        assert "obstore 0" in store.identity()
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "expected"),
+    [(412, "ConditionNotMet", False), (409, "BlobAlreadyExists", False), (409, "OperationAborted", CommitUnknownError)],
+)
+def test_a_name_that_is_taken_at_azure(monkeypatch: pytest.MonkeyPatch, status: int, code: str, expected: object):
+    """Azure says so by a 409 with a code of its own; any other 409 is not known."""
+    from obstore.exceptions import AlreadyExistsError  # noqa: PLC0415 - not where the extra is missing
+
+    def put(*_: object, **__: object) -> None:
+        text = f"Object already exists: Server returned non-2xx status code: {status} Conflict: <?xml?><Error><Code>{code}</Code>"
+        raise AlreadyExistsError(text)
+
+    monkeypatch.setattr("obstore.put", put)
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", "c2VjcmV0")
+    with contextlib.closing(Registry.discover().store("az://container?account=someone")) as store:
+        if expected is False:
+            assert store.create("x", b"", {}) is False
+        else:
+            with pytest.raises(CommitUnknownError):
+                store.create("x", b"", {})

@@ -304,7 +304,11 @@ def _is_distrust(exc: BaseException) -> bool:
 
 
 def _causes(exc: BaseException | None) -> Iterator[BaseException]:
-    """The exception and what it was made of: fsspec makes a third one of what s3fs has made of botocore's."""
+    """
+    The exception and what it was made of: fsspec makes a third one of what s3fs has made of botocore's.
+
+    Not what was being handled when it was raised: that may be the answer to another request.
+    """
     while exc is not None:
         yield exc
-        exc = exc.__cause__ or exc.__context__
+        exc = exc.__cause__
