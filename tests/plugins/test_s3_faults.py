@@ -21,6 +21,8 @@ from headrace.records import Extent, Identity, Partition
 from headrace.registry import Registry
 from headrace.store import Store
 from headrace.testing.fake_s3 import BUCKET, FakeS3, Fault
+from headrace.testing.servers.s3 import S3Endpoint, given
+from headrace.uri import URI
 
 pytest.importorskip("s3fs")
 pytest.importorskip("obstore")
@@ -448,6 +450,24 @@ def test_fork(made: Callable[..., Store], s3: FakeS3):
         time.sleep(0.02)
     assert 0 == os.waitstatus_to_exitcode(ended[1])
     assert store.create("s/parent again", b"", {})
+
+
+def test_a_server_of_the_environment(monkeypatch: pytest.MonkeyPatch):
+    """Its credentials stand in its URL, or where S3's clients look for theirs; without a URL there is none."""
+    for name in ("HEADRACE_TEST_MINIO", "AWS_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    assert given("HEADRACE_TEST_MINIO") is None
+    for name, value in {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_REGION": "r"}.items():
+        monkeypatch.setenv(name, value)
+    for url, expected in {
+        "https://me:p%2Fw@minio.example:9000": S3Endpoint("https://minio.example:9000", "me", "p/w", "r"),
+        "http://127.0.0.1:9000": S3Endpoint("http://127.0.0.1:9000", "k", "s", "r"),
+    }.items():
+        monkeypatch.setenv("HEADRACE_TEST_MINIO", url)
+        assert expected == given("HEADRACE_TEST_MINIO")
+    assert "p/w" not in repr(S3Endpoint("u", "me", "p/w"))
+    parsed = URI.parse(S3Endpoint("http://h:1", "me", "p/w+x@y").uri("bucket/a b"))
+    assert ("me", "p/w+x@y", "bucket", "/a b") == (parsed.user, parsed.password, parsed.host, parsed.path)
 
 
 # ---- Google and Azure ---------------------------------------------------------------------------------------------

@@ -150,8 +150,9 @@ def test_what_is_wrong_is_said(s3: S3Endpoint, client: str):
 
 
 @pytest.mark.parametrize("kind", [Minio, Versity])
-def test_tls(tmp_path: Path, kind: type[S3Server]):
-    """A private authority is trusted by ca_file and by nothing else."""
+def test_tls(tmp_path: Path, kind: type[S3Server], monkeypatch: pytest.MonkeyPatch):
+    """A private authority is trusted by ca_file, or by AWS_CA_BUNDLE, and by nothing else."""
+    monkeypatch.delenv("AWS_CA_BUNDLE", raising=False)
     try:
         with kind(folder=tmp_path / "server", authority=Authority(tmp_path)) as server:
             bucket = server.endpoint.bucket()
@@ -166,6 +167,10 @@ def test_tls(tmp_path: Path, kind: type[S3Server]):
                         store.read(client)
                 with opened(server.endpoint.uri(bucket, client, ca_file="", verify="false")) as store:
                     assert b"body" == store.read(client)
+                with monkeypatch.context() as patch:
+                    patch.setenv("AWS_CA_BUNDLE", server.endpoint.ca_file)
+                    with opened(server.endpoint.uri(bucket, client, ca_file="")) as store:
+                        assert b"body" == store.read(client)
     except ServerMissing as exc:
         pytest.skip(str(exc))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import os
 import ssl
@@ -77,7 +78,8 @@ class S3Store(S3Settings):
         with self._lock:
             files, self._files = self._files, None
         if files is not None and self._pid == os.getpid():
-            sync(files.loop, files.s3.close, timeout=self.request_timeout_s)
+            with contextlib.suppress(FSTimeoutError):  # it is given up either way
+                sync(files.loop, files.s3.close, timeout=self.request_timeout_s)
 
     def _scheme(self) -> str:
         return "s3"
@@ -228,7 +230,8 @@ class S3Store(S3Settings):
         return files
 
     def _client_settings(self) -> dict[str, Any]:
-        verify: bool | str = self.ca_file or self.verify
+        # None: as a profile has it
+        verify = (self.ca_file or None) if self.verify else False
         return {"verify": verify, **({"region_name": self.region} if self.region else {})}
 
     def _config_settings(self) -> dict[str, Any]:

@@ -34,6 +34,10 @@ def _endpoint() -> str:
     return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
 
 
+def _authorities() -> str:
+    return os.environ.get("AWS_CA_BUNDLE") or ""
+
+
 @attrs.define(kw_only=True, eq=False)
 class S3Settings(RemoteStore):
     """
@@ -54,7 +58,7 @@ class S3Settings(RemoteStore):
 
         profile: The profile of ~/.aws/config to use.
 
-        ca_file: Certificates of a private authority that the endpoint's is signed by.
+        ca_file: Certificates of a private authority that the endpoint's is signed by; AWS_CA_BUNDLE where it is not given.
 
         verify: Whether the endpoint's certificate is looked at.
 
@@ -72,7 +76,7 @@ class S3Settings(RemoteStore):
     secret_key: str = attrs.field(default="", repr=False)
     session_token: str = attrs.field(default="", repr=False)
     profile: str = ""
-    ca_file: str = ""
+    ca_file: str = attrs.field(factory=_authorities)
     verify: bool = True
     sse: Literal["", "AES256", "aws:kms", "aws:kms:dsse"] = ""
     sse_kms_key_id: str = ""
