@@ -48,12 +48,12 @@ class ObstoreClient:
         options: More settings of the HTTP client.
     """
 
-    make: Callable[[Any, Any], Any]
+    make: Callable[[Any, Any], Any] = attrs.field(repr=False)
     place: str
     request_timeout_s: float
     connect_timeout_s: float
-    options: Mapping[str, Any] = attrs.field(factory=dict)
-    _stores: dict[int, Any] = attrs.field(factory=dict, init=False)
+    options: Mapping[str, Any] = attrs.field(factory=dict, repr=False)  # whole certificates may be in it
+    _stores: dict[int, Any] = attrs.field(factory=dict, init=False, repr=False)
     _pid: int = attrs.field(factory=os.getpid, init=False)
 
     def put(self, name: str, body: bytes, attributes: Mapping[str, str]) -> bool:
