@@ -235,6 +235,24 @@ class SourceContract:
             identities = {e.identity for source in (first, second, first) for e in source.extents().values()}
         assert len(identities) == 1
 
+    def test_identities_are_those_of_the_extents(
+        self, log: Log, appended: Mapping[Partition, Sequence[Record]]
+    ) -> None:
+        """What a commit compares is what the pin was made of (B20)."""
+        with log.open() as source:
+            extents = source.extents()
+            assert source.identities() == {p.stream: extent.identity for p, extent in extents.items()}
+
+    def test_ends_are_those_of_the_log(
+        self, read: Callable[..., Reader], appended: Mapping[Partition, Sequence[Record]]
+    ) -> None:
+        """Where a source knows an end without asking, it is the log's, of a partition that it reads."""
+        reader = read()
+        assert reader.source.ends() == {}
+        reader.to_the_end()
+        extents = reader.source.extents()
+        assert {p: extents[p].high for p in reader.source.ends()} == reader.source.ends()
+
     def test_extents_are_asked_from_any_thread(
         self, read: Callable[..., Reader], appended: Mapping[Partition, Sequence[Record]]
     ) -> None:
