@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from headrace.pipeline import Pipeline
 from headrace.plugins.kafka.source import KafkaSource
 from headrace.plugins.lake.local import FileStore
 from headrace.plugins.lake.sink import LakeSink
-from headrace.testing.servers.kafka import Kafka
+from headrace.testing.servers.kafka import Broker, Kafka
 from headrace.testing.servers.topics import Topics, wait
 
 pytest_plugins = ["headrace.testing.fixtures"]
@@ -28,9 +29,9 @@ Stored = Callable[[Path], Mapping[tuple[str, int, int], bytes]]
 def brokers(kafka_cluster: Kafka) -> Iterator[Kafka]:
     """The cluster; whatever a test killed serves again when it ends."""
     yield kafka_cluster
-    for broker in kafka_cluster.brokers:
-        if not broker.running:
-            broker.start()
+    killed = [broker for broker in kafka_cluster.brokers if not broker.running]
+    with ThreadPoolExecutor(len(kafka_cluster.brokers)) as pool:
+        list(pool.map(Broker.start, killed))
 
 
 @pytest.fixture
@@ -74,12 +75,9 @@ def test_leaders_move(brokers: Kafka, topics: Topics, tmp_path: Path, stored: St
     assert {(name, p, n): b"%d" % n for p in range(3) for n in range(counts[p])} == dict(stored(tmp_path))
 
 
-@pytest.mark.parametrize("grows", [False, True], ids=["shorter", "longer"])
-def test_unclean_election(
-    brokers: Kafka, topics: Topics, tmp_path: Path, stored: Stored, running: Callable, grows: bool
-):
+def test_unclean_election(brokers: Kafka, topics: Topics, tmp_path: Path, stored: Stored, running: Callable):
     """
-    A log that an unclean election cut back is refused, also where it has grown past the position again, with other records.
+    A log that an unclean election cut back is refused where it has grown past the position again, with other records.
 
     The follower is down, the leader takes more records and dies, the follower comes back and leads without them.
     """
@@ -96,10 +94,7 @@ def test_unclean_election(
     brokers.brokers[leader - 1].kill()
     brokers.brokers[follower - 1].start()
     wait(lambda: topics.leader(name) == follower, "the follower leads")
-    if grows:
-        topics.publish(name, [b"other"] * 6)
-    else:
-        topics.publish(name, [b"other"])
+    topics.publish(name, [b"other"] * 6)
     wait(lambda: run.pipeline.stopped, "the partition stops")
     error = run.ended()
     assert isinstance(error, IdentityError)
