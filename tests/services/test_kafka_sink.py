@@ -10,12 +10,15 @@ from contextlib import AbstractContextManager
 
 import attrs
 import pytest
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec
 
 from headrace.errors import ConfigError, DataError, IdentityError
+from headrace.flush import FlushPolicy
+from headrace.pipeline import Pipeline
 from headrace.plugins.kafka.sink import KafkaSink
 from headrace.records import Extent, Identity, Partition, Record
+from headrace.registry import Registry
 from headrace.sink import Sink
 from headrace.testing.contracts.sink import ExactlyOnceSinkContract, Place, Writer
 
@@ -318,3 +321,22 @@ def test_timestamps(kafka: str):
     found = [record.timestamp_ms for record in read(kafka, topic, 0)]
     assert [1_700_000_000_000, 1, -86_400_000, -1] == found[:4]
     assert all(ms >= before_ms for ms in found[4:])
+
+
+def test_from_topic_to_topic(sinks: Sinks):
+    """A topic is carried into another one, over several runs, holes and all; a group that forgot where it was changes nothing."""
+    source, registry = f"{sinks.topic}-source", Registry.discover()
+    make(sinks.admin, source)
+    producer = Producer({"bootstrap.servers": sinks.kafka, "transactional.id": source, "log_level": 0})
+    producer.init_transactions(20)
+    for run in range(3):
+        for kept in (True, False):
+            producer.begin_transaction()
+            for n in range(10):
+                producer.produce(source, b"%d" % (10 * run + n))
+            producer.flush(20)
+            (producer.commit_transaction if kept else producer.abort_transaction)(20)
+        reader = registry.source(f"kafka://{sinks.kafka}/{source}?group={secrets.token_hex(4)}")
+        writer = registry.sink(f"kafka://{sinks.kafka}/{sinks.topic}?guarantee=exactly-once")
+        Pipeline(source=reader, sink=writer, flush=FlushPolicy(records=7), until_end=True).run()
+    assert [b"%d" % n for n in range(30)] == sinks.values()

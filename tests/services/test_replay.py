@@ -130,7 +130,7 @@ def test_replay_that_is_killed(kafka: str, tmp_path: Path):
         while kills < KILLS:
             before = high(admin, topic)
             with subprocess.Popen(run) as process:
-                goal = before + chance.randrange(1, PARTITIONS * count // KILLS)
+                goal = before + chance.randrange(1, PARTITIONS * count // (2 * KILLS))
                 deadline = time.monotonic() + 60
                 while process.poll() is None and high(admin, topic) < goal and time.monotonic() < deadline:
                     time.sleep(0.002)
