@@ -6,6 +6,7 @@ import contextlib
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 
 import attrs
@@ -13,7 +14,7 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec
 
-from headrace.errors import ConfigError, DataError, IdentityError
+from headrace.errors import ConfigError, DataError, IdentityError, SinkUnavailableError
 from headrace.flush import FlushPolicy
 from headrace.pipeline import Pipeline
 from headrace.plugins.kafka.sink import KafkaSink
@@ -321,6 +322,30 @@ def test_timestamps(kafka: str):
     found = [record.timestamp_ms for record in read(kafka, topic, 0)]
     assert [1_700_000_000_000, 1, -86_400_000, -1] == found[:4]
     assert all(ms >= before_ms for ms in found[4:])
+
+
+def test_an_open_transaction_hides_no_position(sinks: Sinks):
+    """Whosever transaction is open in the side topic, what was committed behind it is waited for: not one position is missed."""
+    foreign = Producer({"bootstrap.servers": sinks.kafka, "transactional.id": secrets.token_hex(4), "log_level": 0})
+    foreign.init_transactions(20)
+    with sinks.writer() as writer, ThreadPoolExecutor(1) as pool:
+        writer.put([Record(0, 1, b"k", b"0")])
+        at = writer.position()
+        foreign.begin_transaction()
+        foreign.produce(f"{sinks.topic}.headrace-positions", b"{}", b"[]", 0)
+        assert 0 == foreign.flush(20)
+        writer.commit(writer.draft(1, [Record(1, 1, b"k", b"1")]), at)
+        with (
+            sinks.writer(transaction_timeout_s=1.0, request_timeout_s=3.0) as hasty,
+            pytest.raises(SinkUnavailableError, match="a transaction was open"),
+        ):
+            hasty.position()
+        with sinks.writer() as patient:
+            found = pool.submit(patient.position)
+            with pytest.raises(TimeoutError):
+                found.result(1.5)
+            foreign.abort_transaction(20)
+            assert 2 == found.result(30).offset
 
 
 def test_from_topic_to_topic(sinks: Sinks):
