@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import hashlib
 import logging
 import os
@@ -29,6 +30,17 @@ pytest.importorskip("obstore")
 
 for name in ("aiobotocore", "botocore", "s3fs"):
     logging.getLogger(name).setLevel(logging.INFO)  # a page of text for each request
+
+
+@pytest.fixture(scope="module", autouse=True)
+def models() -> Iterator[None]:
+    """Each client reads the descriptions of its service, a megabyte of JSON: once is enough for hundreds of them."""
+    import botocore.session  # noqa: PLC0415 - not where the extra is missing
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(botocore.session, "create_loader", functools.cache(botocore.session.create_loader))
+        yield
+
 
 CLIENTS = ["s3", "s3+obstore"]
 ONCE = "request_timeout_s=30s&retry_reads_s=0s"
@@ -236,7 +248,7 @@ def test_a_read_that_fails(made: Callable[..., Store], s3: FakeS3, method: str, 
     store = fault_for(made, s3, FAILING[how])
     if FAILING[how].status == 200 and (method != "LIST" or "obstore" in store.place):
         pytest.skip(
-            "these bytes may be the object's, and obstore takes them for an empty listing: the page on S3 says so"
+            "these bytes may be the object's, and obstore takes them for an empty listing: known, see the decision on S3 clients"
         )
     s3.objects["lake/s/x"] = b"body"
     s3.fail(method, FAILING[how])
