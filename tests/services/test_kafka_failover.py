@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.errors import IdentityError
+from headrace.errors import ConfigError, IdentityError
 from headrace.flush import FlushPolicy
 from headrace.pipeline import Pipeline
 from headrace.plugins.kafka.source import KafkaSource
@@ -126,3 +126,17 @@ def test_another_cluster_behind_the_same_address(tmp_path: Path, stored: Stored,
         run.pipeline.stop()
         assert isinstance(run.ended(), IdentityError)
     assert {(name, 0, 0): b"1", (name, 0, 1): b"2"} == dict(stored(lake))
+
+
+def test_a_broker_where_kip_848_is_switched_off(tmp_path: Path, stored: Stored):
+    """By "auto" the older protocol is taken; whoever asked for the newer one by name is told."""
+    with Kafka(folder=tmp_path / "kafka", settings={"group.coordinator.rebalance.protocols": "classic"}) as cluster:
+        topics = Topics(bootstrap=cluster.bootstrap)
+        name = topics.make(partitions=1)
+        topics.publish(name, [b"1", b"2"])
+        run = pipeline(cluster.bootstrap, name, tmp_path / "lake")
+        run.until_end = True
+        run.run()
+        assert 2 == len(stored(tmp_path / "lake"))
+        with pytest.raises(ConfigError, match="group_protocol=classic"):
+            pipeline(cluster.bootstrap, name, tmp_path / "other", group_protocol="consumer").run()

@@ -96,6 +96,8 @@ def fatal(error: KafkaError, what: str) -> HeadraceError:
     said = f"{what}: {error.str()}"
     if "instance" in error.str().lower():
         return ConfigError(f"{said}; {_ADVICE[KafkaError.UNRELEASED_INSTANCE_ID]}")
+    if "version not supported" in error.str():
+        return ConfigError(f"{said}; the broker does not have this group protocol: set group_protocol=classic")
     return SourceUnavailableError(f"{said}; joining again")  # such as a group that was deleted
 
 

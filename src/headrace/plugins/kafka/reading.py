@@ -113,6 +113,13 @@ class Reading:
                 return []
             self.places.todo[partition] = Unexplained(error)  # until it was found out: the client says it once
             return self.explained(partition, error)
+        if (
+            error.code() == KafkaError._FATAL
+            and "version not supported" in error.str()
+            and self.member.protocol == "auto"
+        ):
+            self.member.fall_back()  # a broker that has the protocol, and where it is switched off
+            return []
         if error.code() == KafkaError._FATAL:
             self.member.rejoin()
             raise fatal(error, f"read {', '.join(self.topics)} as a member of group {self.member.group}")
