@@ -22,7 +22,7 @@ from headrace.plugins.lake.sink import LakeSink
 from headrace.records import Event
 from headrace.source import Owner
 
-_QUEUE_BYTES = 16 << 20
+QUEUE_BYTES = 16 << 20
 _FLUSH_BYTES = 8 << 20
 """Small enough that segments are stored while the rest is read, as in a run that does not end."""
 
@@ -31,7 +31,7 @@ _FLUSH_BYTES = 8 << 20
 class TimedKafkaSource(KafkaSource):
     """Starts the watch when the first records are in hand: to join a group takes seconds, and once."""
 
-    watch: Stopwatch
+    watch: Stopwatch = attrs.field(factory=Stopwatch)
     begun: bool = False
 
     def poll(self, owner: Owner, timeout_s: float) -> Sequence[Event]:
@@ -55,7 +55,7 @@ def kafka(folder: Path, records: int, address: str) -> Iterator[list[Comparison]
         groups = (f"{topic}-{number}" for number in itertools.count())
 
         def bare(chunk: int) -> Side:
-            return Side(f"bare consume({chunk})", lambda watch: _bare(bootstrap, topic, records, chunk, watch))
+            return Side(f"bare consume({chunk})", lambda watch: bare_loop(bootstrap, topic, records, chunk, watch))
 
         def pipeline(name: Literal["jsonl", "parquet"], compression: Literal["gzip", "zstd"]) -> Side:
             def run(watch: Stopwatch) -> int:
@@ -65,7 +65,7 @@ def kafka(folder: Path, records: int, address: str) -> Iterator[list[Comparison]
                     group=next(groups),
                     topic_id="on" if address else "off",
                     group_protocol="auto" if address else "classic",
-                    queue_bytes=_QUEUE_BYTES,
+                    queue_bytes=QUEUE_BYTES,
                     watch=watch,
                 )
                 return _to_lake(source, folder / "lake", name, compression, records)
@@ -87,12 +87,14 @@ def kafka(folder: Path, records: int, address: str) -> Iterator[list[Comparison]
                     for name, compression, goals in kinds
                     for chunk, goal in goals.items()
                 ],
-                {"broker": address or "embedded", "partitions": PARTITIONS, "queue_bytes": _QUEUE_BYTES},
+                {"broker": address or "embedded", "partitions": PARTITIONS, "queue_bytes": QUEUE_BYTES},
             )
         ]
 
 
-def _bare(bootstrap: str, topic: str, records: int, chunk: int, watch: Stopwatch) -> int:
+def bare_loop(
+    bootstrap: str, topic: str, records: int, chunk: int, watch: Stopwatch, partitions: int = PARTITIONS
+) -> int:
     """Read all values, with the client's settings that the source uses, and do nothing with them."""
     consumer = Consumer(
         {
@@ -100,10 +102,10 @@ def _bare(bootstrap: str, topic: str, records: int, chunk: int, watch: Stopwatch
             "group.id": "bench",
             "enable.auto.commit": False,
             "fetch.queue.backoff.ms": 10,
-            "queued.max.messages.kbytes": _QUEUE_BYTES >> 10,
+            "queued.max.messages.kbytes": QUEUE_BYTES >> 10,
         }
     )
-    consumer.assign([TopicPartition(topic, number, 0) for number in range(PARTITIONS)])
+    consumer.assign([TopicPartition(topic, number, 0) for number in range(partitions)])
     count = len(consumer.consume(1, timeout=30))
     watch.start()
     while count < records:

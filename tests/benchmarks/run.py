@@ -13,6 +13,7 @@ import os
 import platform
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -22,42 +23,76 @@ from typing import Any
 import bronze
 import encode
 import imports
+import recovery
 import silver
 from rich.console import Console
 from rich.table import Table
-from sides import measure
+from sides import Sheet, fill, measure
+
+import services
 
 ROOT = Path(__file__).parents[2]
 _PIPE_WIDTH = 176
 _THOUSANDS_FROM = 10_000
-PACKAGES = ("headrace", "attrs", "backports.zstd", "confluent-kafka", "duckdb", "isal", "msgspec", "pyarrow")
+ALONE = ("bronze", "jsonl", "encode", "silver", "import")
+SERVICES = ("s3", "process", "latency", "recovery", "processes")
+PACKAGES = (
+    "headrace",
+    "attrs",
+    "backports.zstd",
+    "confluent-kafka",
+    "duckdb",
+    "isal",
+    "msgspec",
+    "obstore",
+    "pyarrow",
+    "s3fs",
+)
 
 
 def main() -> None:
     arguments = _arguments()
-    groups = {
+    groups: dict[str, Any] = {
         "bronze": partial(bronze.kafka, address=arguments.kafka),
         "jsonl": bronze.jsonl,
         "encode": encode.lines,
         "silver": silver.duckdb_loads,
         "import": imports.headrace_alone,
+        "s3": services.s3,
+        "process": services.process,
+        "latency": services.latency,
+        "recovery": partial(recovery.look_up, segments=arguments.segments),
+        "processes": services.processes,
     }
     console = Console()
     if not console.is_terminal:
         console = Console(width=_PIPE_WIDTH)
     measured = []
     with console.status("") as status:
-        for name in arguments.only or groups:
+        for name in _wanted(arguments.only):
             status.update(f"{name}: making what is measured")
             with (
                 tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder,
-                groups[name](Path(folder), arguments.records) as comparisons,
+                groups[name](Path(folder), arguments.records) as found,
             ):
-                measured += [measure(comparison, arguments.repeat, status.update) for comparison in comparisons]
-    console.print(_table(measured))
+                measured += [
+                    fill(one, status.update)
+                    if isinstance(one, Sheet)
+                    else measure(one, arguments.repeat, status.update)
+                    for one in found
+                ]
+    if compared := [found for found in measured if "sides" in found]:
+        console.print(_table(compared))
+    for sheet in measured:
+        if "rows" in sheet:
+            console.print(_sheet(sheet))
     for line in _facts(measured):
         print(line)
     print(f"kept in {_keep(measured, arguments)}")
+
+
+def _wanted(only: Sequence[str] | None) -> Sequence[str]:
+    return [name for wanted in only or ALONE for name in (SERVICES if wanted == "service" else (wanted,))]
 
 
 def _arguments() -> argparse.Namespace:
@@ -67,8 +102,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--only",
         action="append",
-        choices=("bronze", "jsonl", "encode", "silver", "import"),
-        help="measure this alone; may be given more than once",
+        choices=(*ALONE, *SERVICES, "service"),
+        help=f"measure this alone; may be given more than once; service is {', '.join(SERVICES)}, which start a broker and MinIO"
+        " and are not measured unless they are named",
+    )
+    parser.add_argument(
+        "--segments", type=int, default=10_000, help="of the history on MinIO of recovery (default: %(default)s)"
     )
     parser.add_argument(
         "--kafka", default="", metavar="HOST:PORT", help="a real broker; else librdkafka's embedded one"
@@ -95,6 +134,22 @@ def _table(measured: list[dict[str, Any]]) -> Table:
                 table.add_row(*first, *compared)
                 first = ["", "", ""]
     return table
+
+
+def _sheet(found: dict[str, Any]) -> Table:
+    table = Table(title=found["name"])
+    table.add_column("")
+    for heading in found["headings"]:
+        table.add_column(heading, justify="right")
+    for name, *cells in found["rows"]:
+        table.add_row(name, *map(_cell, cells))
+    return table
+
+
+def _cell(cell: object) -> str:
+    if isinstance(cell, float):
+        return f"{cell:,.0f}" if abs(cell) >= 1000 else f"{cell:.1f}" if abs(cell) >= 10 else f"{cell:.2f}"
+    return _told(cell)
 
 
 def _facts(measured: list[dict[str, Any]]) -> list[str]:
@@ -129,10 +184,16 @@ def _keep(measured: list[dict[str, Any]], arguments: argparse.Namespace) -> Path
         "commit": _git("rev-parse", "HEAD"),
         "uncommitted": bool(_git("status", "--porcelain", "--untracked-files=no", "--", "src")),
         "cpus": os.cpu_count(),
+        "load": [round(load, 1) for load in os.getloadavg()],
         "machine": platform.machine(),
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in PACKAGES},
-        "arguments": {"records": arguments.records, "repeat": arguments.repeat, "only": arguments.only},
+        "arguments": {
+            "records": arguments.records,
+            "repeat": arguments.repeat,
+            "only": arguments.only,
+            "segments": arguments.segments,
+        },
         "measurements": measured,
     }
     arguments.out.mkdir(parents=True, exist_ok=True)

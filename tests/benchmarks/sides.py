@@ -91,6 +91,41 @@ class Comparison:
     facts: Mapping[str, Any] = attrs.field(factory=dict)
 
 
+@attrs.frozen
+class Sheet:
+    """
+    What is measured once and is no rate: a row each.
+
+    Attributes:
+        name: For people.
+
+        headings: Of the cells, without the row's own name.
+
+        rows: By name, what measures the row and returns its cells.
+
+        facts: What else a reader of the numbers must know.
+    """
+
+    name: str
+    headings: Sequence[str]
+    rows: Mapping[str, Callable[[], Sequence[Any]]]
+    facts: Mapping[str, Any] = attrs.field(factory=dict)
+
+
+def fill(sheet: Sheet, told: Callable[[str], None]) -> dict[str, Any]:
+    """Measure the rows one after the other, and return what is kept."""
+    rows = []
+    for name, row in sheet.rows.items():
+        told(f"{sheet.name}: {name}")
+        rows.append([name, *row()])
+    return {
+        "name": sheet.name,
+        "headings": list(sheet.headings),
+        "rows": rows,
+        "facts": dict(sheet.facts),
+    }
+
+
 def measure(comparison: Comparison, repeat: int, told: Callable[[str], None]) -> dict[str, Any]:
     """Run all sides *repeat* times, in turns, and return what is kept."""
     seen: dict[str, list[tuple[int, float, float]]] = {side.name: [] for side in comparison.sides}
