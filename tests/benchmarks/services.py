@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -94,6 +94,11 @@ def _stream(service: Servers, topic: str, sink: str, records: int, watch: Stopwa
 # ---- one process --------------------------------------------------------------------------------------------------
 
 
+_USUAL: Mapping[str, int] = {}
+_SMALL_FETCHES = {"queue_bytes": 4 * _MIB, "message.max.bytes": 64 << 10, "fetch.max.bytes": 256 << 10}
+"""An answer of a broker is compressed, and what is in it takes many times that in memory: where that matters, ask for less."""
+
+
 @contextmanager
 def process(folder: Path, records: int) -> Iterator[list[Sheet]]:
     """What a process takes of memory and of the store, and how long it takes until it has a record."""
@@ -102,10 +107,12 @@ def process(folder: Path, records: int) -> Iterator[list[Sheet]]:
         topic, small = service.topic(records), service.topic(records // 10)
         kept = service.lake()
 
-        def first(name: str, **order: Any) -> Sequence[object]:
+        def first(name: str, reading: Mapping[str, int] = _USUAL, **order: Any) -> Sequence[object]:
             scheme, settings = _LAKES[name]
             lake = service.lake(scheme, **settings)
-            return _process(service, service.source(topic), lake, _BEGIN_PUTS, flush_bytes=32 * _MIB, **order)
+            return _process(
+                service, service.source(topic, **reading), lake, _BEGIN_PUTS, flush_bytes=32 * _MIB, **order
+            )
 
         def small_first() -> Sequence[object]:
             return _process(service, service.source(small, group="kept"), kept, _BEGIN_PUTS, flush_bytes=_MIB // 4)
@@ -124,6 +131,8 @@ def process(folder: Path, records: int) -> Iterator[list[Sheet]]:
                 {
                     **{name: partial(first, name) for name in _LAKES},
                     "jsonl gzip, s3fs, memory 64 MiB": partial(first, "jsonl gzip, s3fs", memory_bytes=64 * _MIB),
+                    "jsonl gzip, s3fs, small fetches": partial(first, "jsonl gzip, s3fs", _SMALL_FETCHES),
+                    "jsonl gzip, obstore, small fetches": partial(first, "jsonl gzip, obstore", _SMALL_FETCHES),
                     "small segments, an empty lake": small_first,
                     "small segments, the next run": small_again,
                 },

@@ -121,9 +121,11 @@ def main() -> None:
     order: dict[str, Any] = json.loads(sys.argv[1])
     registry, watch = Registry.discover(), Watch()
     memory = order.get("memory_bytes", 256 << 20)
-    source = WatchedSource.from_uri(URI.parse(order["source"]), registry)
+    reader = URI.parse(order["source"])
+    source = WatchedSource.from_uri(reader, registry)
     source.watch = watch
-    source.queue_bytes = max(1 << 20, min(32 << 20, memory // 8))  # as the command line has it
+    if "queue_bytes" not in reader.settings:
+        source.queue_bytes = max(1 << 20, min(32 << 20, memory // 8))  # as the command line has it
     sink = registry.sink(URI.parse(order["sink"]))
     sink.store = WatchedStore(sink.store, watch)  # type: ignore[attr-defined]
     flush = FlushPolicy(bytes=order.get("flush_bytes", 64 << 20), age_s=order.get("flush_age_s", 60.0))

@@ -48,9 +48,10 @@ def consumer_settings(
         "client.id": "headrace",
         # a full queue stops a partition for this long; the default of 1,000 ms makes everything 4 times slower
         "fetch.queue.backoff.ms": 10,
-        # half of the queue may wait, half may come in one answer: what it does not bound is one such answer a broker
+        # half of the queue may wait, the rest is for one answer a broker. An answer comes compressed, and each of its
+        # records takes hundreds of bytes more in memory: 1 MiB of small ones is 100 MiB, so it is never larger than it must be
         "queued.max.messages.kbytes": max(1, queue_bytes >> 11),
-        "fetch.max.bytes": max(_LARGEST, queue_bytes // 2),
+        "fetch.max.bytes": _LARGEST,
         "max.partition.fetch.bytes": min(_LARGEST, max(_SMALLEST, queue_bytes // 2)),
         "reconnect.backoff.max.ms": 5000,
     }
