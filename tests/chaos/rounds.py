@@ -177,7 +177,7 @@ def play(
     """One round."""
     began_s = time.monotonic()
     topic, group = f"chaos-{secrets.token_hex(4)}", f"g-{secrets.token_hex(4)}"
-    partitions, rate = chance.randint(3, 8), chance.choice((200, 600))
+    partitions, rate = chance.randint(4, 8), chance.choice((200, 600))
     protocol = chance.choice(("consumer", "classic"))
     brokers.make_topic(topic, partitions)
     folder.mkdir(parents=True)
