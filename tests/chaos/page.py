@@ -13,11 +13,13 @@ from typing import Any
 
 TITLE = """# Chaos, the last long run
 
-`nox -s chaos -- --minutes N` breaks a real deployment at random: three Kafka brokers (replication 3, `min.insync.replicas=2`), lakes on a
-local disk, MinIO and the Versity gateway, all behind a fault proxy, and processes of `headrace stream` that a supervisor starts again. In each round a fresh topic
-is published to (plain and transactional, a third of the transactions aborted, values that are no JSON among them), faults are drawn, and at the end what the brokers
-hold, read by Kafka's own Java client, is compared record by record with what the lake holds, read by a parser that shares no line with headrace. DuckDB counts
-the glob all the while. A fault that did not take effect fails the run.
+`nox -s chaos -- --minutes N` breaks a real deployment at random: three Kafka brokers (replication 3,
+`min.insync.replicas=2`), lakes on a local disk, MinIO and the Versity gateway, all behind a fault proxy, and
+processes of `headrace stream` that a supervisor starts again. In each round a fresh topic is published to (plain and
+transactional, a third of the transactions aborted, values that are no JSON among them), faults are drawn, and at the
+end what the brokers hold, read by Kafka's own Java client, is compared record by record with what the lake holds,
+read by a parser that shares no line with headrace. DuckDB counts the glob all the while. A fault that did not take
+effect fails the run.
 
 This page is made from the results of a run (`tests/chaos/results.json`), and a test compares the two.
 """
