@@ -20,13 +20,19 @@ NAMED = sorted(set(re.findall(r"`(tests/[\w/.]+\.py(?:::\w+)?)`", PAGE)))
 def test_a_named_test_is_there(name: str):
     """A guarantee without its test would be a claim."""
     path, _, test = name.partition("::")
-    functions = {n.name for n in ast.walk(ast.parse((ROOT / path).read_text("utf-8"))) if isinstance(n, ast.FunctionDef)}
+    functions = {
+        n.name for n in ast.walk(ast.parse((ROOT / path).read_text("utf-8"))) if isinstance(n, ast.FunctionDef)
+    }
     assert (not test) or test in functions
 
 
 def test_every_promise_has_a_test():
     """No line of the tables stands alone."""
-    rows = [line for line in PAGE.splitlines() if line.startswith("| ") and not re.match(r"\| (promise|fault|without) ", line)]
+    rows = [
+        line
+        for line in PAGE.splitlines()
+        if line.startswith("| ") and not re.match(r"\| (promise|fault|without) ", line)
+    ]
     assert len(rows) > 30
     assert [] == [row for row in rows if "tests/" not in row and "| chaos" not in row]
 
@@ -39,6 +45,8 @@ def test_the_page_of_chaos_is_made_from_its_results():
     )
     assert (ROOT / "docs/pages/chaos.md").read_text(encoding="utf-8") == made.stdout
     found = json.loads(results.read_text(encoding="utf-8"))
-    wrong = [found[name] for name in ("lost", "duplicated", "changed", "disordered", "broken", "bad_rounds", "never_drawn")]
+    wrong = [
+        found[name] for name in ("lost", "duplicated", "changed", "disordered", "broken", "bad_rounds", "never_drawn")
+    ]
     assert [0, 0, 0, 0, 0, [], []] == wrong
     assert all(about["lost"] + about["duplicated"] for about in found["controls"].values())

@@ -114,8 +114,11 @@ class Server(ABC):
             self._ended(30.0)
 
     def pause(self) -> None:
-        """Stop it by SIGSTOP: its connections stay, and nothing answers."""
-        self._signal(signal.SIGSTOP)
+        """Stop it by SIGSTOP and wait until it stands still: its connections stay, and nothing answers."""
+        if self._signal(signal.SIGSTOP) and self._process is not None:
+            os.waitid(
+                os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT
+            )  # its threads ran on till then
 
     def resume(self) -> None:
         """Let it go on after `pause`."""
