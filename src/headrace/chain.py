@@ -14,12 +14,22 @@ from contextlib import suppress
 import attrs
 
 from headrace.dataset import Dataset, read_dataset
-from headrace.errors import ConfigError, CorruptSegmentError, DataError, ExpiredError, GapError
+from headrace.errors import (
+    ConfigError,
+    CorruptSegmentError,
+    DataError,
+    ExpiredError,
+    GapError,
+    SinkUnavailableError,
+)
 from headrace.formats import Format, format_of
 from headrace.layout import Layout, parse_range, parse_root, parse_segment
 from headrace.records import Batch, Partition
 from headrace.segment import Segment
 from headrace.store import Store, StoredObject
+
+_LOOKS = 5
+"""How often a segment may be gone between the LIST that names it and the read; the caller waits and asks again."""
 
 _TOP = 10**19
 """Above every key: 19 nines is the largest start that Kafka's signed 64-bit offsets allow, and more."""
@@ -90,8 +100,9 @@ class Chain:
 
         Raises:
             CorruptSegmentError: The last object is not what its key says (B8).
+            SinkUnavailableError: What is listed cannot be read.
         """
-        while True:
+        for _ in range(_LOOKS):
             last = self._last_key(number, hint, high)
             if last is None:
                 return None
@@ -99,6 +110,10 @@ class Chain:
             if segment is not None:
                 return segment
             hint = None  # gone between the LIST and the read: look again
+        raise SinkUnavailableError(
+            f"{self.store.place}/{last.key} ({self._at(number)}) is listed, and was not there to be read {_LOOKS} times; the"
+            " store may not have it back yet, or has lost what it lists: look there if this does not pass"
+        )
 
     def _last_key(self, number: int, hint: int | None, high: int | None) -> StoredObject | None:
         """Halve between the last key seen and the log's end until a page is not truncated."""
@@ -242,15 +257,15 @@ class Chain:
         if expired and expired[0] == (start, start + 1 if end is None else end):
             raise ExpiredError(
                 f"{self._at(number)}: the segments {where} were expired: deleted on purpose, as the notes in"
-                f" {self.layout.expired(number)} say; restore them from a copy, or begin after them by name",
+                f" {self.layout.expired(number)} say; restore them from a copy, or keep to a table that was loaded before"
+                " they went",
                 partition=partition,
                 start=start,
                 end=start if end is None else end,
             )
         known = "".join(f"; [{a}, {b}) of it was expired, and that alone is in order" for a, b in expired)
         raise GapError(
-            f"{self._at(number)}: no segment covers {where}; segments were deleted: restore them, or begin after them"
-            f" by name{known}",
+            f"{self._at(number)}: no segment covers {where}; segments were deleted: restore them from a copy{known}",
             partition=partition,
             start=start,
             end=start if end is None else end,

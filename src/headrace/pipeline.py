@@ -67,7 +67,8 @@ class Pipeline:
 
         retry_for_s: How long a sink or source that does not answer is tried again before the run ends with its error.
 
-        release_timeout_s: How long a hand-over or an end waits for commits under way.
+        release_timeout_s: How long a hand-over or an end waits for commits to succeed. One attempt that was sent by then is
+            waited for besides: as long as the sink's own time-out lets it take.
 
         observe: Called with the numbers at most every `observe_every_s`, on the reading thread.
 

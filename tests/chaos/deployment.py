@@ -7,6 +7,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -185,13 +186,23 @@ class Disk:
 
     folder: Path
     mounted: bool = False
+    was_mounted: bool = False
 
     @classmethod
     def make(cls, folder: Path) -> Disk:
         folder.mkdir(parents=True)
         command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m,mode=0755", "headrace-chaos", str(folder)]
         done = subprocess.run(command, capture_output=True, text=True, check=False) if sys.platform == "linux" else None
-        return cls(folder=folder, mounted=done is not None and done.returncode == 0)
+        mounted = done is not None and done.returncode == 0
+        return cls(folder=folder, mounted=mounted, was_mounted=mounted)
+
+    @classmethod
+    def possible(cls) -> bool:
+        """Whether this process may mount one."""
+        with tempfile.TemporaryDirectory() as folder:
+            disk = cls.make(Path(folder) / "disk")
+            disk.close()
+            return disk.was_mounted
 
     @contextlib.contextmanager
     def full(self) -> Iterator[None]:

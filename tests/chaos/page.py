@@ -63,6 +63,11 @@ def page(found: dict[str, Any]) -> str:
         *(f"| {name} | {count} |" for name, count in sorted(found["faults"].items())),
         *(f"| {name} | 0 |" for name in found["never_drawn"]),
         "",
+        *(
+            f"Drawn, tried three times, and without effect in {count} round: *{name}*. It was drawn again."
+            for name, count in sorted(found["missed"].items())
+        ),
+        "",
         "## Without a protection",
         "",
         "The same deployment, one fault, and one protection taken away (`tests/chaos/stream.py`): what the comparison found.",

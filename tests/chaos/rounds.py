@@ -168,7 +168,7 @@ class Outcome:
 
     @property
     def good(self) -> bool:
-        return self.verdict.clean and self.settled and not (self.missed or self.unexplained or self.doubled_looks)
+        return self.verdict.clean and self.settled and not (self.unexplained or self.doubled_looks)
 
 
 def play(

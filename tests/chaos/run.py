@@ -26,7 +26,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import attrs
-from deployment import Brokers
+from deployment import Brokers, Disk
 from faults import FAULTS
 from lakes import KINDS, Lakes
 from rounds import SETTLE_S, TRIES, Fault, Outcome, play
@@ -35,6 +35,7 @@ from verdict import Verdict
 from headrace.testing.servers.toxiproxy import Toxiproxy
 
 FAULTS_A_ROUND = 5
+EXTRA_S = 300.0
 
 CONTROLS = {
     "condition": ("minio", "second deployment"),
@@ -65,6 +66,10 @@ class Deck:
             self._left.remove(fit[0])
         return drawn
 
+    def again(self, names: list[str]) -> None:
+        """Put those that did not take effect on top: they are drawn again, wherever they fit."""
+        self._left = [f for f in self._faults if f.name in names] + [f for f in self._left if f.name not in names]
+
 
 # ---- the run --------------------------------------------------------------------------------------------------------
 
@@ -90,10 +95,14 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     given = arguments()
     faulthandler.register(signal.SIGUSR1)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and all servers with it
     seed = secrets.randbelow(10**6) if given.seed is None else given.seed
     print(f"seed {seed}", flush=True)
     chance = random.Random(seed)
     chosen = [f for f in FAULTS if not given.fault or any(part in f.name for part in given.fault)]
+    if not Disk.possible():
+        print("no file system can be mounted here: no disk will be full")
+        chosen = [f for f in chosen if f.name != "disk full"]
     kinds = chance.sample(given.lake or list(KINDS), len(given.lake or KINDS))
     outcomes: list[Outcome] = []
     with contextlib.ExitStack() as stack:
@@ -105,18 +114,32 @@ def main() -> int:
         lakes = Lakes(folder=folder, toxiproxy=toxiproxy)
         stack.callback(lakes.close)
         deck, began_s = Deck(chance, chosen), time.monotonic()
-        while time.monotonic() - began_s < given.minutes * 60 and len(outcomes) < given.rounds:
+        more = True
+        while more:
             kind = kinds[len(outcomes) % len(kinds)]
             drawn = deck.draw(kind, min(given.faults, len([f for f in chosen if kind in f.lakes])))
             number = len(outcomes) + 1
             outcome = play(chance, brokers, lakes.get(kind), folder / f"round-{number:03}", drawn, given.without)
             outcomes.append(outcome)
             tell(number, outcome)
+            deck.again(outcome.missed)
+            past_s = time.monotonic() - began_s
+            # what did not take effect yet gets a few more rounds
+            more = past_s < given.minutes * 60 or (bool(missing(outcomes)) and past_s < given.minutes * 60 + EXTRA_S)
+            more = more and len(outcomes) < given.rounds
             report(outcomes, given, seed, {}, quiet=True)
         controls = {}
         for rule in CONTROLS if given.controls else ():
             controls[rule] = control(rule, chance, brokers, lakes, folder / f"without-{rule}")
     return report(outcomes, given, seed, controls)
+
+
+def missing(outcomes: list[Outcome]) -> list[str]:
+    """The faults that did not take effect when they were drawn, and not when they were drawn again."""
+    left: set[str] = set()
+    for outcome in outcomes:
+        left = (left | set(outcome.missed)) - {name for name, _ in outcome.fired}
+    return sorted(left)
 
 
 def control(rule: str, chance: random.Random, brokers: Brokers, lakes: Lakes, folder: Path) -> Verdict:
@@ -188,6 +211,8 @@ def report(
         "protocols": dict(Counter(o.protocol for o in outcomes)),
         "faults": dict(sorted(fired.items())),
         "never_drawn": never,
+        "missed": dict(Counter(name for o in outcomes for name in o.missed)),
+        "never_took_effect": missing(outcomes),
         "notes": dict(notes),
         "without": given.without,
         "controls": {
@@ -209,10 +234,12 @@ def report(
         print(f"FAILED: rounds {bad}")
     if given.all and never:
         print(f"FAILED: never fired: {never}")
+    if left := missing(outcomes):
+        print(f"FAILED: did not take effect: {left}")
     blind = [rule for rule, found_ in controls.items() if found_.clean]
     if blind:
         print(f"FAILED: nothing was found without {blind}")
-    return 1 if bad or blind or not outcomes or (given.all and never) else 0
+    return 1 if bad or blind or left or not outcomes or (given.all and never) else 0
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from headrace.plugins.lake.local import FileStore
 from headrace.plugins.lake.sink import LakeSink
 from headrace.records import Batch, Extent, Hint, Identity, Partition, Position, Record
 from headrace.store import Page, Store, StoredObject
+from headrace.testing.store import MemoryStore
 
 TICKS = Partition("ticks", 0)
 IDENTITY = Identity("cluster", "topic", "read_committed", 4)
@@ -573,3 +574,28 @@ def test_several_streams_lie_side_by_side(tmp_path: Path) -> None:
 
     assert len(names) == len(list(tmp_path.iterdir()))
     assert names == [Chain.open(sink.store, n).dataset.stream for n in names]
+
+
+class Dangling(MemoryStore):
+    """Lists what it cannot give back."""
+
+    gone: bool = False
+
+    def read(self, key: str, start: int = 0, end: int | None = None) -> bytes | None:
+        return None if self.gone and "/partition=" in key else super().read(key, start, end)
+
+
+def test_what_is_listed_and_cannot_be_read_does_not_hold_a_look_up_for_ever():
+    """It may be there a moment later: that is for the caller's patience, which ends."""
+    store = Dangling()
+    sink = LakeSink(store=store)
+    partition = Partition("ticks", 0)
+    identity = Identity("c", "t", "read_committed", 1)
+    sink.bind({partition: Extent(0, 10, 10, identity)})
+    at = sink.positions({partition: None})[partition]
+    draft = sink.draft(partition, 0, 1 << 20)
+    draft.add(Batch.of(partition, [Record(0, 0, None, b"1")], assignment=1))
+    draft.commit(0, at, identity)
+    store.gone = True
+    with pytest.raises(SinkUnavailableError, match="is listed, and was not there to be read"):
+        sink.positions({partition: None})

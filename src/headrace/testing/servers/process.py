@@ -9,6 +9,7 @@ import socket
 import subprocess
 import time
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -91,13 +92,19 @@ class Server(ABC):
             self._process = subprocess.Popen(  # noqa: S603 - our own command
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
             )
+        try:
+            self._wait_until_ready(command[0], self._process)
+        except BaseException:
+            self.kill()  # nobody else would
+            raise
+
+    def _wait_until_ready(self, program: str, process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + self.start_timeout_s
         while not self.ready():
-            if not self.running:
-                raise ServerFailed(f"{command[0]} ended with {self._process.returncode}: {self.log_tail()}")
+            if process.poll() is not None:
+                raise ServerFailed(f"{program} ended with {process.returncode}: {self.log_tail()}")
             if time.monotonic() > deadline:
-                self.kill()
-                raise ServerFailed(f"{command[0]} did not serve within {self.start_timeout_s:.0f} s: {self.log_tail()}")
+                raise ServerFailed(f"{program} did not serve within {self.start_timeout_s:.0f} s: {self.log_tail()}")
             time.sleep(_POLL_S)
 
     def stop(self, timeout_s: float = 30.0) -> None:
@@ -132,9 +139,10 @@ class Server(ABC):
     def _signal(self, number: signal.Signals) -> bool:
         if self._process is None or self._process.poll() is not None:
             return False
-        os.killpg(self._process.pid, number)
-        if number == signal.SIGTERM:
-            os.killpg(self._process.pid, signal.SIGCONT)  # a paused process would never see it
+        with suppress(ProcessLookupError):  # it has just ended
+            os.killpg(self._process.pid, number)
+            if number == signal.SIGTERM:
+                os.killpg(self._process.pid, signal.SIGCONT)  # a paused process would never see it
         return True
 
     def _ended(self, timeout_s: float) -> None:
