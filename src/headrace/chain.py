@@ -102,6 +102,7 @@ class Chain:
             CorruptSegmentError: The last object is not what its key says (B8).
             SinkUnavailableError: What is listed cannot be read.
         """
+        key = ""
         for _ in range(_LOOKS):
             last = self._last_key(number, hint, high)
             if last is None:
@@ -109,9 +110,9 @@ class Chain:
             segment = self._segment(number, last)
             if segment is not None:
                 return segment
-            hint = None  # gone between the LIST and the read: look again
+            hint, key = None, last.key  # gone between the LIST and the read: look again
         raise SinkUnavailableError(
-            f"{self.store.place}/{last.key} ({self._at(number)}) is listed, and was not there to be read {_LOOKS} times; the"
+            f"{self.store.place}/{key} ({self._at(number)}) is listed, and was not there to be read {_LOOKS} times; the"
             " store may not have it back yet, or has lost what it lists: look there if this does not pass"
         )
 
