@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -88,6 +89,7 @@ UNKNOWN = {
     "gateway": answer(502),
     "unavailable": answer(503, "ServiceUnavailable"),
     "gateway time-out": answer(504),
+    "a page of a load balancer": answer(404, ""),
     "an error that calls itself success": answer(200, "InternalError"),
     "an error that calls itself success, stored": answer(200, "InternalError", carried_out=True),
     "reset": Fault("reset"),
@@ -285,6 +287,16 @@ def test_a_read_that_a_setting_stands_against(store: Store, s3: FakeS3, method: 
             READS[method](store)
 
 
+def test_what_is_missing(store: Store, s3: FakeS3):
+    """A store says so by a code; a 404 of whatever stands before it is neither an end of a chain nor a deletion."""
+    s3.objects["lake/s/x"] = b"body"
+    for method, call in (("GET", store.read), ("DELETE", store.delete)):
+        s3.fail(method, answer(404, ""), answer(404, "NoSuchKey"))
+        with pytest.raises(SinkUnavailableError):
+            call("s/x")
+        assert call("s/x") is None
+
+
 def test_pages(made: Callable[..., Store], s3: FakeS3):
     """A page of a thousand costs one LIST; it says that more follows where it may."""
     s3.objects.update({f"lake/s/{n:05}": b"" for n in range(1500)})
@@ -378,6 +390,47 @@ def test_wrong_settings(made: Callable[..., Store], setting: str, words: str):
     """They are found when the store is made, before anything is sent."""
     with pytest.raises(ConfigError, match=words):
         made("http://127.0.0.1:1", more=setting)
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_credentials_in_the_endpoint(client: str, monkeypatch: pytest.MonkeyPatch):
+    """The endpoint is shown and kept, so they are refused there, from the URI and from the environment, and not shown."""
+    url = "http://me:PASSWD@127.0.0.1:9"
+    with pytest.raises(ConfigError, match="credentials in endpoint_url") as raised:
+        Registry.discover().store(f"{client}://{BUCKET}/lake?endpoint_url={url}")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+    with pytest.raises(ConfigError, match="access_key and secret_key") as again:
+        Registry.discover().store(f"{client}://{BUCKET}/lake")
+    assert "PASSWD" not in f"{raised.value} {again.value}"
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_credentials_that_cannot_be_had_now(client: str, s3: FakeS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Who hands them out is down, which passes: nothing is said to be wrong with the settings, and later they are used."""
+    import aiobotocore.utils  # noqa: PLC0415 - not where the extra is missing
+
+    monkeypatch.setattr(aiobotocore.utils.AioContainerMetadataFetcher, "SLEEP_TIME", 0)
+    (tmp_path / "token").write_text("token")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {
+        "AWS_CONTAINER_CREDENTIALS_FULL_URI": f"{s3.url}/{BUCKET}/role",
+        "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE": str(tmp_path / "token"),
+        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "none"),
+        "AWS_CONFIG_FILE": str(tmp_path / "none"),
+    }.items():
+        monkeypatch.setenv(name, value)
+    uri = f"{client}://{BUCKET}/lake?endpoint_url={s3.url}&region=us-east-1&{ONCE}"
+    s3.fail("GET", *[answer(503, "")] * (3 if client == "s3" else 1))
+    s3.objects["role"] = (
+        b'{"AccessKeyId": "HANDED", "SecretAccessKey": "s", "Token": "t", "Expiration": "2099-01-01T00:00:00Z"}'
+    )
+    with contextlib.closing(Registry.discover().store(uri)) as store:
+        with pytest.raises((SinkUnavailableError, CommitUnknownError)):
+            store.create("s/x", b"", {})
+        assert 0 == s3.count("PUT")
+        assert store.create("s/x", b"", {})
+    assert "HANDED" in s3.asked[-1].headers["authorization"]
 
 
 @pytest.mark.parametrize("client", CLIENTS)

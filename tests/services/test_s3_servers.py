@@ -249,7 +249,7 @@ def test_a_server_that_stands_still(tmp_path: Path, client: str):
         began = time.monotonic()
         with pytest.raises(CommitUnknownError):
             store.create("b", b"body", {})
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 60
         with pytest.raises(SinkUnavailableError):
             store.read("a")
         server.resume()

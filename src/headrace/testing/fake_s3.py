@@ -38,7 +38,7 @@ class Fault:
 
         status: Of the answer.
 
-        code: Of the answer's body.
+        code: Of the answer's body; "": the body is a page of HTML, as a load balancer has it.
 
         carried_out: Whether the request was carried out all the same.
 
@@ -248,5 +248,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _error(code: str) -> bytes:
+    if not code:
+        return b"<html><head><title>404 page not found</title><body><p>default backend</html>"
     text = f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{code}</Code><Message>as the test wants it</Message></Error>'
     return text.encode()

@@ -72,7 +72,6 @@ _BY_STATUS = {
     301: _REGION,
     401: _CREDENTIALS,
     403: _PERMISSIONS,
-    404: "make the bucket, or mend its name",
     501: _NO_CREATE,
 }
 
@@ -92,11 +91,18 @@ _NOT_STORED = {
 """Refused for now: the body was damaged or came too slowly, or there were too many requests."""
 
 
-_MISSING = ("", "404", "BlobNotFound", "NoSuchKey", "NoSuchObject", "NotFound")
+_MISSING = ("BlobNotFound", "NoSuchKey", "NoSuchObject", "NotFound")
+
+_NO_CODE = ("", "404")
+"""What a client makes of a 404 without a code: whatever stands before the store has answered, a load balancer's page."""
 
 
 def is_missing(answer: Answer) -> bool:
-    """Say whether an object is not there; a bucket that is not, or a key that nobody knows, may have the same status."""
+    """
+    Say whether an object is not there: the store says so by a code.
+
+    A bucket that is not there, a key that nobody knows, and a proxy that does not find the store have the same status.
+    """
     return answer.status == 404 and answer.code in _MISSING
 
 
@@ -118,7 +124,12 @@ def failed(answer: Answer, what: str, *, writing: bool) -> HeadraceError:
     words = f"cannot {what}: {answer}"
     if not answer.sent or answer.code in _NOT_STORED or answer.status in (307, 408, 425, 429):
         return SinkUnavailableError(words)
-    unknown = answer.status is None or answer.status in (200, 409) or (answer.status >= 500 and answer.status != 501)
+    unknown = (
+        answer.status is None
+        or answer.status in (200, 409)
+        or (answer.status == 404 and answer.code in _NO_CODE)
+        or (answer.status >= 500 and answer.status != 501)
+    )
     if unknown and answer.code not in _WAYS_OUT:
         return CommitUnknownError(words) if writing else SinkUnavailableError(words)
     way_out = _WAYS_OUT.get(answer.code) or _BY_STATUS.get(answer.status or 0)

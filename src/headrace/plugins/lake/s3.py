@@ -27,13 +27,15 @@ from botocore.exceptions import (
     BotoCoreError,
     ConnectionError,  # noqa: A004 - Python's own is an OSError, which is named beside it
     ConnectTimeoutError,
+    CredentialRetrievalError,
     HTTPClientError,
+    MetadataRetrievalError,
     ProxyConnectionError,
 )
 from fsspec.asyn import sync  # type: ignore[import-untyped]
 from fsspec.exceptions import FSTimeoutError  # type: ignore[import-untyped]
 
-from headrace.errors import ConfigError, HeadraceError
+from headrace.errors import ConfigError, HeadraceError, SinkUnavailableError
 from headrace.finding import Finding
 from headrace.plugins.lake.answers import Answer, failed, is_missing
 from headrace.plugins.lake.remote import Part
@@ -50,6 +52,9 @@ T = TypeVar("T")
 
 _CONNECT_TIMEOUT_S = 120.0
 """Nothing is sent to the store by then, but models are read and a machine may be asked for its role."""
+
+_NO_CREDENTIALS_NOW = (CredentialRetrievalError, MetadataRetrievalError)
+"""Whoever hands out credentials does not answer, or not well: nothing was sent, and later it may be."""
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -225,6 +230,8 @@ class S3Store(S3Settings):
             )
             files.retries = 1  # s3fs' own attempts; those of botocore are among the settings (B15)
             sync(files.loop, files.set_session, timeout=_CONNECT_TIMEOUT_S)
+        except _NO_CREDENTIALS_NOW as exc:
+            raise SinkUnavailableError(f"cannot connect to {self.place}: {exc}") from exc
         except (BotoCoreError, OSError, ValueError) as exc:
             raise ConfigError(f"cannot connect to {self.place}: {exc}; check the settings of the store") from exc
         return files
@@ -284,7 +291,7 @@ def answer_of(exc: BaseException) -> Answer | None:
     text = f"{type(exc).__name__} {exc}".strip()
     if _is_distrust(exc):
         return Answer(None, "CertificateNotTrusted", text)
-    if isinstance(exc, (ConnectTimeoutError, ProxyConnectionError)) or _is_unconnected(exc):
+    if isinstance(exc, (ConnectTimeoutError, ProxyConnectionError, *_NO_CREDENTIALS_NOW)) or _is_unconnected(exc):
         return Answer(None, text=text, sent=False)
     if isinstance(
         exc, (HTTPClientError, ConnectionError, asyncio.TimeoutError, FSTimeoutError, OSError)

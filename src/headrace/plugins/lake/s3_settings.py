@@ -45,6 +45,7 @@ class S3Settings(RemoteStore):
 
     Attributes:
         endpoint_url: Of a store that is not AWS, ``https://minio.example:9000``; AWS_ENDPOINT_URL where it is not given.
+            Without credentials: it is shown.
 
         region: Of the bucket; AWS_REGION and the profile's where it is not given.
 
@@ -95,6 +96,11 @@ class S3Settings(RemoteStore):
             )
 
     def __attrs_post_init__(self) -> None:
+        if "@" in self.endpoint_url:  # it is shown in messages and kept in the lake
+            raise ConfigError(
+                "found credentials in endpoint_url, expected scheme, host and port, as in https://minio.example:9000; give them"
+                " as access_key and secret_key, or as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            )
         if bool(self.access_key) != bool(self.secret_key):
             raise ConfigError("found one of access_key and secret_key, expected both or none")
         if self.sse_kms_key_id and not self.sse.startswith("aws:kms"):

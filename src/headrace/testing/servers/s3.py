@@ -63,12 +63,13 @@ class S3Endpoint:
         return name
 
     def objects(self, bucket: str, prefix: str = "") -> Mapping[str, bytes]:
-        """Read every object of a bucket, by name, around whatever is under test."""
+        """Read every object of a bucket, by name, around whatever is under test; not what is deleted meanwhile."""
         found: dict[str, bytes] = {}
         with contextlib.closing(self.client()) as client:
             for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
                 for item in page.get("Contents", ()):
-                    found[item["Key"]] = client.get_object(Bucket=bucket, Key=item["Key"])["Body"].read()
+                    with contextlib.suppress(client.exceptions.NoSuchKey):
+                        found[item["Key"]] = client.get_object(Bucket=bucket, Key=item["Key"])["Body"].read()
         return found
 
     def uri(self, place: str, scheme: str = "s3", **settings: str) -> str:
