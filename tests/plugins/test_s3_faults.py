@@ -22,7 +22,7 @@ from headrace.plugins.lake.probe import probe
 from headrace.records import Extent, Identity, Partition
 from headrace.registry import Registry
 from headrace.store import Store
-from headrace.testing.fake_s3 import BUCKET, FakeS3, Fault
+from headrace.testing.fake_s3 import BUCKET, SLOW_S, FakeS3, Fault
 from headrace.testing.servers.s3 import S3Endpoint, given
 from headrace.uri import URI
 
@@ -285,6 +285,39 @@ def test_a_read_that_a_setting_stands_against(store: Store, s3: FakeS3, method: 
         s3.fail(method, fault)
         with pytest.raises(ConfigError):
             READS[method](store)
+
+
+def test_a_slow_link(made: Callable[..., Store], s3: FakeS3):
+    """A second for each 256 KiB that is carried, up and down, besides the time-out that it takes longer than."""
+    store, body = made(s3.url, more=IMPATIENT), os.urandom(1 << 20)
+    for method in ("PUT", "GET"):
+        s3.fail(method, Fault("slow"))
+    for call, expected in ((lambda: store.create("s/x", body, {}), True), (lambda: store.read("s/x"), body)):
+        began = time.monotonic()
+        assert call() == expected
+        assert time.monotonic() - began > SLOW_S * 0.9 > 0.7
+
+
+def test_a_read_that_stands_still(made: Callable[..., Store], s3: FakeS3):
+    """Half of a large object comes and then nothing more: that is noticed within the time-out, not after its allowance."""
+    s3.objects["lake/s/x"] = bytes(32 << 20)  # allowed two minutes
+    s3.fail("GET", Fault("stall"))
+    began = time.monotonic()
+    with pytest.raises(SinkUnavailableError):
+        made(s3.url, more=IMPATIENT).read("s/x")
+    assert time.monotonic() - began < 30
+
+
+def test_what_obstore_takes_for_stored(s3: FakeS3):
+    """A limit of this client, which the pages name: a 200 with an ETag and an error in its body; s3fs sees the error."""
+    fault = Fault("answer", 200, "InternalError", headers=(("ETag", '"x"'),))
+    s3.fail("PUT", fault, fault)
+    uri = f"://K:S@{BUCKET}/lake?endpoint_url={s3.url}&region=us-east-1&{ONCE}"
+    with contextlib.closing(Registry.discover().store(f"s3+obstore{uri}")) as store:
+        assert store.create("s/x", b"", {}) is True
+    with contextlib.closing(Registry.discover().store(f"s3{uri}")) as store, pytest.raises(CommitUnknownError):
+        store.create("s/x", b"", {})
+    assert {} == s3.objects
 
 
 def test_what_is_missing(store: Store, s3: FakeS3):

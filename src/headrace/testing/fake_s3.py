@@ -26,6 +26,11 @@ import attrs
 BUCKET = "bucket"
 """The one that there is."""
 
+SLOW_S = 1.6
+"""How long a slow answer takes."""
+
+_PIECES = 16
+
 
 @attrs.frozen
 class Fault:
@@ -34,7 +39,8 @@ class Fault:
 
     Attributes:
         kind: "answer" with *status* and *code*; "reset" of the connection; "silence", the connection stays; "cut", half of
-            the answer comes; "damage", a byte of what was sent is another one when it arrives.
+            the answer comes; "stall", half of it, and the connection stays; "slow", all of it within SLOW_S; "damage", a
+            byte of what was sent is another one when it arrives.
 
         status: Of the answer.
 
@@ -45,7 +51,7 @@ class Fault:
         headers: Of the answer.
     """
 
-    kind: Literal["answer", "reset", "silence", "cut", "damage"] = "answer"
+    kind: Literal["answer", "reset", "silence", "cut", "stall", "slow", "damage"] = "answer"
     status: int = 500
     code: str = "InternalError"
     carried_out: bool = False
@@ -158,7 +164,7 @@ class _Handler(BaseHTTPRequestHandler):
         answer: tuple[int, bytes, dict[str, str]]
         if bucket != BUCKET:
             answer = 404, _error("NoSuchBucket"), {}
-        elif fault is None or fault.carried_out or fault.kind == "cut":
+        elif fault is None or fault.carried_out or fault.kind in ("cut", "stall", "slow"):
             answer = getattr(self, f"_{what.lower()}")(key, query, body)
         if fault is not None and fault.kind == "answer":
             answer = fault.status, _error(fault.code), {"Content-Type": "application/xml", **dict(fault.headers)}
@@ -170,15 +176,25 @@ class _Handler(BaseHTTPRequestHandler):
             s3._ending.wait(60)  # noqa: SLF001
             self.close_connection = True
         else:
-            self._answer(*answer, cut=fault is not None and fault.kind == "cut")
+            self._answer(*answer, how=fault.kind if fault is not None else "")
 
-    def _answer(self, status: int, body: bytes, headers: dict[str, str], *, cut: bool) -> None:
+    def _answer(self, status: int, body: bytes, headers: dict[str, str], *, how: str) -> None:
+        ending, cut = self.s3._ending, how in ("cut", "stall")  # noqa: SLF001 - the other half of one thing
+        if how == "slow" and self.command == "PUT":
+            ending.wait(SLOW_S)
         self.send_response(status)
         for name, value in {"Content-Length": str(len(body)), **headers}.items():
             self.send_header(name, value)
         self.end_headers()
-        if self.command != "HEAD":
+        if how == "slow" and body:
+            for piece in range(_PIECES):
+                ending.wait(SLOW_S / _PIECES)
+                self.wfile.write(body[len(body) * piece // _PIECES : len(body) * (piece + 1) // _PIECES])
+        elif self.command != "HEAD":
             self.wfile.write(body[: len(body) // 2] if cut else body)
+        if how == "stall":
+            self.wfile.flush()
+            ending.wait(60)
         self.close_connection = self.close_connection or cut
 
     def _put(self, key: str, query: dict[str, str], body: bytes) -> tuple[int, bytes, dict[str, str]]:

@@ -28,6 +28,8 @@ T = TypeVar("T")
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>([^<]*)</Code>")
 _NO_RANGE = ("Received non-partial response", "CONTENT_RANGE header")
+_READING = -1
+_LARGEST_BYTES = 5 << 30  # that one PUT makes
 _ANSWERED = (BaseError, FileNotFoundError)  # its error for what is not there is Python's own
 
 
@@ -41,7 +43,7 @@ class ObstoreClient:
 
         place: The URI of the bucket, for messages.
 
-        request_timeout_s: Of a request that carries little.
+        request_timeout_s: Of a request that carries little; a read may be silent for so long.
 
         connect_timeout_s: Until there is a connection.
 
@@ -98,7 +100,7 @@ class ObstoreClient:
 
     def get(self, name: str, wanted: str) -> Part | None:
         """Send one GET of this range, a header of HTTP; "": of all."""
-        store, what = self._store(), f"read {self.place}/{name}"
+        store, what = self._store(reading=True), f"read {self.place}/{name}"
         try:
             found = obstore.get(store, name, options=_range(wanted))
             body = bytes(found.bytes())
@@ -128,25 +130,35 @@ class ObstoreClient:
         except _ANSWERED as exc:
             raise failed(answer_of(exc), what, writing=False) from exc
 
-    def _store(self, carried_bytes: int = 0) -> Any:
-        """Return a store whose time-out allows for what is carried: few different ones, as each has its connections."""
+    def _store(self, carried_bytes: int = 0, *, reading: bool = False) -> Any:
+        """
+        Return a store whose time-out allows for what is carried: few different ones, as each has its connections.
+
+        How much a read carries is not known before: it may take what the largest object takes, unless nothing comes.
+        """
         if os.getpid() != self._pid:
             raise ConfigError(
                 f"{self.place} was opened by process {self._pid} and is used by its child {os.getpid()}; obstore's threads do"
-                " not survive a fork: open it in the child, or start processes by spawn"
+                " not survive a fork: open it in the child and not before, start processes by spawn, or use s3://"
             )
+        if reading:
+            if _READING not in self._stores:
+                timeout_s = self.request_timeout_s + _LARGEST_BYTES / SLOWEST_BYTES_PER_S
+                self._stores[_READING] = self._made(timeout_s, read_timeout=timedelta(seconds=self.request_timeout_s))
+            return self._stores[_READING]
         allowed = 1 + carried_bytes / SLOWEST_BYTES_PER_S / self.request_timeout_s
         doublings = math.ceil(math.log2(allowed))
         if doublings not in self._stores:
             self._stores[doublings] = self._made(self.request_timeout_s * 2**doublings)
         return self._stores[doublings]
 
-    def _made(self, timeout_s: float) -> Any:
+    def _made(self, timeout_s: float, **more: Any) -> Any:
         options = {
             "timeout": timedelta(seconds=timeout_s),
             "connect_timeout": timedelta(seconds=self.connect_timeout_s),
             "user_agent": "headrace",
             **self.options,
+            **more,
         }
         try:
             return self.make(options, {"max_retries": 0, "retry_timeout": timedelta(seconds=timeout_s)})

@@ -26,7 +26,7 @@ class ObstoreS3Store(S3Settings):
     """
     A bucket on S3 as a store, through obstore. Each segment is one create-only PUT, with a digest that the store checks.
 
-    A process that was forked opens a store of its own.
+    It does not survive a fork: a child is told so, and does not wait for its parent's threads. Start processes by spawn.
     """
 
     _client: ObstoreClient | None = attrs.field(default=None, init=False, repr=False)

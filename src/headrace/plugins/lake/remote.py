@@ -52,7 +52,8 @@ class RemoteStore(Store):
 
         page_size: How many objects one listing returns at the most.
 
-        request_timeout_s: How long one request may take, besides a second for each 256 KiB that it carries.
+        request_timeout_s: How long one request may take, besides a second for each 256 KiB that it carries; and how long
+            nothing may come while a large object is read.
 
         connect_timeout_s: How long it may take until a connection is there.
 

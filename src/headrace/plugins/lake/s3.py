@@ -56,6 +56,11 @@ _CONNECT_TIMEOUT_S = 120.0
 _NO_CREDENTIALS_NOW = (CredentialRetrievalError, MetadataRetrievalError)
 """Whoever hands out credentials does not answer, or not well: nothing was sent, and later it may be."""
 
+_UNLIMITED_S = 86400.0
+"""What a socket may be silent: each request has a limit of its own, which grows with what it carries."""
+
+_PIECE_BYTES = 256 << 10
+
 
 @attrs.define(kw_only=True, eq=False)
 class S3Store(S3Settings):
@@ -111,7 +116,7 @@ class S3Store(S3Settings):
         def taken(answer: Answer) -> bool | None:
             return False if answer.status == 412 else None
 
-        return self._ask(put, what, taken, writing=True, carried_bytes=len(body))
+        return self._ask(put, what, taken, writing=True, timeout_s=self._allowed_s(len(body)))
 
     def _list(self, prefix: str, after: str) -> Page:
         request = {"Bucket": self.bucket, "Prefix": prefix, "MaxKeys": self.page_size}
@@ -131,9 +136,10 @@ class S3Store(S3Settings):
         what = f"read s3://{self.bucket}/{name}"
 
         async def get(files: s3fs.S3FileSystem) -> Part | None:
-            found = await files._call_s3("get_object", **request)
-            async with found["Body"] as stream:
-                body = await stream.read()
+            async with asyncio.timeout(self._allowed_s()):
+                found = await files._call_s3("get_object", **request)
+            async with found["Body"] as stream, asyncio.timeout(self._allowed_s(found["ContentLength"])):
+                body = await self._all_of(stream)
             if len(body) != found["ContentLength"]:
                 answer = Answer(None, text=f"{len(body)} of {found['ContentLength']} bytes came")
                 raise failed(answer, what, writing=False)
@@ -147,7 +153,17 @@ class S3Store(S3Settings):
         async def boxed(files: s3fs.S3FileSystem) -> tuple[Part | None]:
             return (await get(files),)
 
-        return self._ask(boxed, what, nothing)[0]
+        return self._ask(boxed, what, nothing, timeout_s=None)[0]
+
+    async def _all_of(self, stream: Any) -> bytes:
+        """Read to the end, as long as something comes."""
+        pieces: list[bytes] = []
+        while True:
+            async with asyncio.timeout(self.request_timeout_s):
+                piece = await stream.read(_PIECE_BYTES)
+            if not piece:
+                return b"".join(pieces)
+            pieces.append(piece)
 
     def _delete(self, name: str) -> None:
         async def delete(files: s3fs.S3FileSystem) -> bool:
@@ -166,12 +182,17 @@ class S3Store(S3Settings):
         expected: Callable[[Answer], T | None] = lambda _: None,
         *,
         writing: bool = False,
-        carried_bytes: int = 0,
+        timeout_s: float | None = 0.0,
     ) -> T:
-        """Send one request and wait for its answer; what is neither it nor *expected* becomes our error."""
+        """
+        Send one request and wait for its answer; what is neither it nor *expected* becomes our error.
+
+        *timeout_s* is that of a request that carries little where it is 0, and the call's own business where it is None.
+        """
         files = self._connected()
+        limit = self._allowed_s() if timeout_s == 0 else timeout_s
         try:
-            return sync(files.loop, call, files, timeout=self._allowed_s(carried_bytes))  # type: ignore[no-any-return]
+            return sync(files.loop, call, files, timeout=limit)  # type: ignore[no-any-return]
         except HeadraceError:
             raise
         except Exception as exc:  # s3fs raises what it likes: the answer inside decides
@@ -246,7 +267,7 @@ class S3Store(S3Settings):
             "http_session_cls": OnceSession,
             "retries": {"mode": "standard", "total_max_attempts": 1},
             "connect_timeout": self.connect_timeout_s,
-            "read_timeout": self.request_timeout_s,
+            "read_timeout": _UNLIMITED_S,
             "max_pool_connections": self.connections,
             "signature_version": "s3v4",
             "s3": {"addressing_style": "path" if self.path_style else "auto"},
