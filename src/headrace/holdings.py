@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 
 import attrs
@@ -110,13 +111,17 @@ class Holdings:
             self._waiting[partition] = self._all[partition]
 
     def close_old(self) -> None:
-        """Close the drafts that have reached their age."""
-        now = self.clock()
-        while self._open:
-            partition, held = next(iter(self._open.items()))
-            if now - held.opened_s < self.flush.age_s:
-                break
-            self.close_draft(partition)
+        """
+        Close the drafts that have reached their age.
+
+        One whose partition waits for the answer to an earlier draft could not be sent anyway (B24): it stays open and takes
+        more, so that a store that is slow is sent larger segments and not a growing queue of small ones.
+        """
+        latest_s = self.clock() - self.flush.age_s
+        old = list(itertools.takewhile(lambda item: item[1].opened_s <= latest_s, self._open.items()))
+        for partition, held in old:
+            if self._all[partition].drafts[0] is held:
+                self.close_draft(partition)
 
     def close_oldest(self) -> bool:
         """Close the oldest open draft; False where none is open."""
@@ -138,8 +143,8 @@ class Holdings:
             self.close_draft(oldest)
 
     def due_s(self) -> float | None:
-        """Seconds until the oldest open draft reaches its age; None where none is open."""
-        oldest = next(iter(self._open.values()), None)
+        """Seconds until the oldest open draft that could be sent reaches its age; None where there is none."""
+        oldest = next((held for p, held in self._open.items() if self._all[p].drafts[0] is held), None)
         return None if oldest is None else max(0.0, oldest.opened_s + self.flush.age_s - self.clock())
 
     # ---- committing ---------------------------------------------------------------------------------------
