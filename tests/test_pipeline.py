@@ -407,6 +407,27 @@ def test_a_store_that_is_down_for_a_while_is_waited_for(tmp_path: Path) -> None:
     assert list(range(300)) == offsets(tmp_path)
 
 
+def test_a_slow_store_is_sent_larger_segments_and_not_more_of_them(tmp_path: Path) -> None:
+    """What cannot be sent before the answer to the draft in front of it takes more, however old it is."""
+    gate = threading.Event()
+
+    class Slow(FileStore):
+        def create(self, key: str, body: bytes, metadata: Mapping[str, str]) -> bool:
+            assert "/partition=" not in key or gate.wait(30)
+            return super().create(key, body, metadata)
+
+    source, flush = Log(end=1000, chunk=10), FlushPolicy(age_s=0.005)
+    run = Pipeline(source=source, sink=LakeSink(store=Slow(root=tmp_path)), flush=flush, until_end=True)
+    while run.progress.records < 1000:
+        run.step()
+        time.sleep(0.001)
+    gate.set()
+    run.run()
+    first, second = stored(tmp_path)
+    assert (0, 1000) == (first[0], second[1])
+    assert first[1] < 500
+
+
 def test_a_store_that_stays_down_ends_the_run(tmp_path: Path) -> None:
     """After retry_for_s the run ends with the store's own error, and nothing is acknowledged."""
 

@@ -120,7 +120,7 @@ class Holdings:
         latest_s = self.clock() - self.flush.age_s
         old = list(itertools.takewhile(lambda item: item[1].opened_s <= latest_s, self._open.items()))
         for partition, held in old:
-            if self._all[partition].drafts[0] is held:
+            if self._is_oldest(partition, held):
                 self.close_draft(partition)
 
     def close_oldest(self) -> bool:
@@ -144,8 +144,13 @@ class Holdings:
 
     def due_s(self) -> float | None:
         """Seconds until the oldest open draft that could be sent reaches its age; None where there is none."""
-        oldest = next((held for p, held in self._open.items() if self._all[p].drafts[0] is held), None)
+        oldest = next((held for p, held in self._open.items() if self._is_oldest(p, held)), None)
         return None if oldest is None else max(0.0, oldest.opened_s + self.flush.age_s - self.clock())
+
+    def _is_oldest(self, partition: Partition, held: Held) -> bool:
+        """Whether nothing of the partition is to be sent before it."""
+        drafts = self._all[partition].drafts
+        return bool(drafts) and drafts[0] is held
 
     # ---- committing ---------------------------------------------------------------------------------------
 
