@@ -198,3 +198,34 @@ def test_each_half_is_needed(control: dict[str, Any]):
     """The negative controls: without the fence, or with a position that was read before it, the same games break."""
     games = (played(seed, **control) for seed in range(GAMES))
     assert any(list(range(len(records))) != records for records in games)
+
+
+def test_what_was_read_before_a_take_over_is_not_believed_after_it():
+    """Where the reading behind a take-over fails, nothing is known: the next move reads again before it writes."""
+
+    class Hidden(Positions):
+        fails = False
+
+        def read_all(self, within_s: float) -> None:
+            if self.fails:
+                raise SinkUnavailableError("a transaction was open")
+            super().read_all(within_s)
+
+    world = World(random.Random(0))
+    world.chance.choices = lambda *_: ["committed"]  # type: ignore[method-assign]
+    positions = Hidden(world)
+    line = Line(key=b"k", positions=positions, transactions=FakeTransactions(world))
+
+    def move(expected: bytes | None, value: bytes) -> bool:
+        return line.move(
+            lambda there: there == expected, value, lambda _: None, lambda _: SinkUnavailableError("refused")
+        )
+
+    assert move(None, b"1")
+    world.value = b"2"  # by another one
+    positions.fails = True
+    with pytest.raises(SinkUnavailableError):
+        move(b"2", b"3")
+    positions.fails = False
+    assert not move(b"1", b"behind")
+    assert b"2" == world.value

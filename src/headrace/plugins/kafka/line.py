@@ -128,6 +128,7 @@ class Line:
             # another one may have gone on: found out without disturbing it
             if self.positions.read(SOON_S) and not expected(self.positions.value(self.key)):
                 return False
+            self._verified = False  # whatever is raised below, what was read before is only a hint
             self.transactions.take_over()
         self.positions.read_all(self.transactions.timeout_s + self.transactions.request_timeout_s)
         self._value, self._verified = self.positions.value(self.key), True
