@@ -183,7 +183,7 @@ def test_brokers_that_do_not_answer(more: str):
     found = examine(Registry.discover(), f"kafka://127.0.0.1:{free_port()}/t{more}")
     assert ["wrong"] == [f.state for f in found.findings]
     assert "reachable" == found.findings[0].subject
-    assert time.monotonic() - began_s < 15
+    assert time.monotonic() - began_s < 60
 
 
 # ---- who may do what ----------------------------------------------------------------------------------------------

@@ -177,8 +177,8 @@ def test_first_record_and_leaving_are_quick(topics: Topics, tmp_path: Path, runn
         run.pipeline.stop()
         assert run.ended() is None
         print(f"{protocol}: first record after {first_s:.2f} s, left in {time.monotonic() - began:.2f} s")
-        assert first_s < (5 if protocol == "consumer" else 12)
-        assert time.monotonic() - began < 5
+        assert first_s < 20
+        assert time.monotonic() - began < 20
 
 
 def test_lag_and_age_are_numbers(topics: Topics, tmp_path: Path, running: Callable):

@@ -56,9 +56,9 @@ def topic(admin: AdminClient) -> str:
 
 def make(admin: AdminClient, *names: str, partitions: int = 1) -> None:
     for made in admin.create_topics([NewTopic(name, partitions, 1) for name in names]).values():
-        made.result(20)
-    deadline = time.monotonic() + 30
-    while not admin.list_topics(timeout=20).topics.keys() >= set(names):  # brokers know of them a moment later
+        made.result(60)
+    deadline = time.monotonic() + 90
+    while not admin.list_topics(timeout=60).topics.keys() >= set(names):  # brokers know of them a moment later
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
@@ -66,11 +66,11 @@ def make(admin: AdminClient, *names: str, partitions: int = 1) -> None:
 def read(bootstrap: str, admin: AdminClient, topic: str, partition: int = 0) -> list[bytes | None]:
     """The values of a partition that are committed, by the client alone; an open transaction is waited for."""
     place, found = TopicPartition(topic, partition, 0), []
-    end = admin.list_offsets({place: OffsetSpec.latest()})[place].result(20).offset
+    end = admin.list_offsets({place: OffsetSpec.latest()})[place].result(60).offset
     settings = {"bootstrap.servers": bootstrap, "group.id": topic, "isolation.level": "read_committed", "log_level": 0}
     consumer = Consumer({**settings, "enable.partition.eof": True, "fetch.wait.max.ms": 10})
     consumer.assign([place])
-    reached, deadline = 0, time.monotonic() + 90
+    reached, deadline = 0, time.monotonic() + 270
     while reached < end:
         assert time.monotonic() < deadline, f"a transaction is open at {reached}"
         message = consumer.poll(1)
@@ -95,7 +95,7 @@ def started(*command: object) -> Iterator[subprocess.Popen[bytes]]:
 
 def stopped(process: subprocess.Popen[bytes]) -> None:
     """Wait until it has stopped itself."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while time.monotonic() < deadline:
         status = Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8")
         if status.rpartition(")")[2].split()[0] == "T":
@@ -111,7 +111,7 @@ def test_every_step(kafka: str, admin: AdminClient, tmp_path: Path):
     short.write_bytes(b"\n".join(lines_of(3)) + b"\n")
     make(admin, *(f"{topic}-{n}" for n in range(1, 24)))
     with started(DRIVER, "every-step", short, kafka, topic, 2) as run:
-        told, errors = run.communicate(timeout=120)
+        told, errors = run.communicate(timeout=360)
     assert 0 == run.returncode, errors
     steps = told.decode().splitlines()
     every = {"take over", "taken over", "begin", "position", "record", "commit", "committed"}
@@ -126,10 +126,10 @@ def test_zombie(kafka: str, admin: AdminClient, topic: str, file: Path, step: st
     with started(DRIVER, "zombie", file, kafka, topic, 15, step) as asleep:
         stopped(asleep)
         with started(DRIVER, "run", file, kafka, topic, 11) as awake:
-            assert 0 == awake.wait(60), awake.communicate()
+            assert 0 == awake.wait(180), awake.communicate()
         assert lines_of(40) == read(kafka, admin, topic)
         os.kill(asleep.pid, signal.SIGCONT)
-        assert 0 == asleep.wait(60), asleep.communicate()
+        assert 0 == asleep.wait(180), asleep.communicate()
     assert lines_of(40) == read(kafka, admin, topic)
 
 
@@ -138,9 +138,9 @@ def test_zombie_without_fencing(kafka: str, admin: AdminClient, topic: str, file
     with started(DRIVER, "zombie", file, kafka, topic, 15, "begin", "without-fencing") as asleep:
         stopped(asleep)
         with started(DRIVER, "run", file, kafka, topic, 11, "without-fencing") as awake:
-            assert 0 == awake.wait(60), awake.communicate()
+            assert 0 == awake.wait(180), awake.communicate()
         os.kill(asleep.pid, signal.SIGCONT)
-        asleep.wait(60)
+        asleep.wait(180)
     found = Counter(read(kafka, admin, topic))
     assert {2: 40} == Counter(found.values())
 
@@ -152,9 +152,9 @@ def test_without_the_position_in_the_transaction(kafka: str, admin: AdminClient,
     producer = Producer({"bootstrap.servers": kafka})
     for n in range(10):
         producer.produce(source, b"%d" % n)
-    assert 0 == producer.flush(20)
+    assert 0 == producer.flush(60)
     with started(DRIVER, "by-group", source, kafka, topic, 10) as run:
-        assert -signal.SIGKILL == run.wait(60), run.communicate()
+        assert -signal.SIGKILL == run.wait(180), run.communicate()
     registry = Registry.discover()
     reader = registry.source(f"kafka://{kafka}/{source}?group={source}&group_protocol=classic&instance=one")
     Pipeline(source=reader, sink=registry.sink(f"kafka://{kafka}/{topic}"), until_end=True).run()
@@ -165,7 +165,7 @@ def test_two_at_once(kafka: str, admin: AdminClient, topic: str, file: Path):
     """Runs at the same time, each believing that the partition is its own, make one line."""
     with contextlib.ExitStack() as stack:
         runs = [stack.enter_context(started(DRIVER, "run", file, kafka, topic, n)) for n in (7, 11)]
-        assert [0, 0] == [run.wait(90) for run in runs], [run.communicate() for run in runs]
+        assert [0, 0] == [run.wait(270) for run in runs], [run.communicate() for run in runs]
     assert lines_of(40) == read(kafka, admin, topic)
 
 
