@@ -69,7 +69,7 @@ def tests(session: nox.Session, extras: str) -> None:
     """All tests that need no server, on the built wheel, over sets of extras."""
     install(session, EXTRAS[extras])
     session.install(*group("tests"))
-    session.run("python", "-m", "pytest", "-n", "auto", "-m", "not services", *session.posargs)
+    session.run("python", "-m", "pytest", "-n", "auto", "--dist", "loadfile", "-m", "not services", *session.posargs)
 
 
 @nox.session

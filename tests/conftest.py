@@ -60,15 +60,6 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
     return True if any(name == m or name.startswith(f"{m}.") for name in imported for m in MISSING) else None
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Under pytest-xdist the tests that need servers share one process and one set of servers; being slow, they come first."""
-    for item in items:
-        if item.get_closest_marker("services") and not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group("services"))
-    items.sort(key=lambda item: item.get_closest_marker("services") is None)
-
-
 def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
     """Turn the skip into a failure: in CI a service that is missing is a fault of CI, not a reason to pass."""
     reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr

@@ -14,7 +14,7 @@ import pytest
 from headrace.testing.servers import kafka, minio, toxiproxy, versity
 from headrace.testing.servers.cache import ServerMissing
 
-pytestmark = [pytest.mark.services, pytest.mark.slow, pytest.mark.kill, pytest.mark.xdist_group("chaos")]
+pytestmark = [pytest.mark.services, pytest.mark.slow, pytest.mark.kill]
 
 RUN = Path(__file__).parents[1] / "chaos/run.py"
 MINUTES = 1.2
