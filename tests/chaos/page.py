@@ -18,8 +18,8 @@ TITLE = """# Chaos, the last long run
 processes of `headrace stream` that a supervisor starts again. In each round a fresh topic is published to (plain and
 transactional, a third of the transactions aborted, values that are no JSON among them), faults are drawn, and at the
 end what the brokers hold, read by Kafka's own Java client, is compared record by record with what the lake holds,
-read by a parser that shares no line with headrace. DuckDB counts the glob all the while. A fault that did not take
-effect fails the run.
+read by a parser that shares no line with headrace. DuckDB counts the glob all the while. A fault that was
+drawn and never took effect fails the run.
 
 This page is made from the results of a run (`tests/chaos/results.json`), and a test compares the two.
 """
@@ -64,7 +64,7 @@ def page(found: dict[str, Any]) -> str:
         *(f"| {name} | 0 |" for name in found["never_drawn"]),
         "",
         *(
-            f"Drawn, tried three times, and without effect in {count} round: *{name}*. It was drawn again."
+            f"Drawn once more, tried three times, and without effect: *{name}* ({count} of its rounds).\n"
             for name, count in sorted(found["missed"].items())
         ),
         "",

@@ -135,11 +135,9 @@ def main() -> int:
 
 
 def missing(outcomes: list[Outcome]) -> list[str]:
-    """The faults that did not take effect when they were drawn, and not when they were drawn again."""
-    left: set[str] = set()
-    for outcome in outcomes:
-        left = (left | set(outcome.missed)) - {name for name, _ in outcome.fired}
-    return sorted(left)
+    """The faults that were drawn, and took effect in no round."""
+    fired = {name for o in outcomes for name, _ in o.fired}
+    return sorted({name for o in outcomes for name in o.missed} - fired)
 
 
 def control(rule: str, chance: random.Random, brokers: Brokers, lakes: Lakes, folder: Path) -> Verdict:
