@@ -187,7 +187,10 @@ def test_lag_and_age_are_numbers(topics: Topics, tmp_path: Path, running: Callab
     never = {"flush": FlushPolicy(age_s=1000), "observe": lambda _: None}
     run = running(pipeline(source(topics, name, group=group), tmp_path, **never))
     topics.publish(name, [b"1"] * 5)
-    wait(lambda: 5 == run.pipeline.progress.lag and run.pipeline.progress.oldest_s > 0, "the lag is known, and all is read")
+    wait(
+        lambda: 5 == run.pipeline.progress.lag and run.pipeline.progress.oldest_s > 0,
+        "the lag is known, and all is read",
+    )
     now = run.pipeline.progress
     assert {Partition(name, 0): 5, Partition(name, 1): 0} == {Partition(name, 1): 0, **now.lags}
     run.pipeline.stop()
