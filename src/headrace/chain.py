@@ -8,7 +8,7 @@ auditor's (B29).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import attrs
@@ -21,6 +21,7 @@ from headrace.errors import (
     ExpiredError,
     GapError,
     SinkUnavailableError,
+    TransientError,
 )
 from headrace.formats import Format, format_of
 from headrace.layout import Layout, parse_range, parse_root, parse_segment
@@ -218,6 +219,37 @@ class Chain:
         if begun == position and begun > 0:
             self._check_end(number, begun)
 
+    def walk_on(
+        self, number: int, position: int, again: Callable[[Callable[[], Segment | None]], Segment | None]
+    ) -> Iterator[Segment]:
+        """
+        Walk as `walk` does; a listing or a read that failed is begun again where it had got to.
+
+        Args:
+            number: Of the partition.
+
+            position: As for `walk`.
+
+            again: Calls what it is given, and calls again while that raises a `TransientError`; `Retry`, as a rule.
+
+        Raises:
+            TransientError: As *again* raised the last one.
+            HeadraceError: As for `walk`.
+        """
+        walk = self.walk(number, position)
+
+        def following() -> Segment | None:
+            nonlocal walk
+            try:
+                return next(walk, None)
+            except TransientError:  # what raised it walks no further
+                walk = self.walk(number, position)
+                raise
+
+        while (segment := again(following)) is not None:
+            yield segment
+            position = segment.end
+
     def from_start(self, number: int, position: int = 0) -> Iterator[Segment]:
         """Yield the segments that start at or after *position*, whatever lies between them: for looking, not for loading."""
         for item in self.objects(number, position):
@@ -284,8 +316,8 @@ class Chain:
         head = next(self.objects(number), None)
         end = end if head is None else min(end, _start(head))
         found: list[tuple[int, int]] = []
-        for a, b in sorted(ranges(self.store, self.layout.expired(number))):
-            a, b = max(a, start), min(b, end)  # noqa: PLW2901 - of what was asked for
+        for noted_from, noted_to in sorted(ranges(self.store, self.layout.expired(number))):
+            a, b = max(noted_from, start), min(noted_to, end)
             if found and a <= found[-1][1]:
                 found[-1] = (found[-1][0], max(b, found[-1][1]))
             elif a < b:

@@ -127,11 +127,11 @@ def _raws_apart(values: Sequence[bytes | None]) -> list[msgspec.Raw | UnsetType]
 def _raws(values: Sequence[bytes | None]) -> list[msgspec.Raw | UnsetType] | None:
     """Look at many values in a few passes, without a Python frame for each; None where one of them may not stand."""
     present, joined = _present(values)
-    raws: list[msgspec.Raw | UnsetType] | None = _json(present, joined)  # type: ignore[assignment]
+    raws: list[msgspec.Raw | UnsetType] | None = _json(present, joined)  # type: ignore[assignment]  # UNSET comes in below
     if raws is None:
         return None
     # shorter: the parser dropped white space around a value
-    if len(b"".join(raws)) < len(joined) or b"\n" in joined or b"\r" in joined or b"null" in present:  # type: ignore[arg-type]
+    if len(b"".join(raws)) < len(joined) or b"\n" in joined or b"\r" in joined or b"null" in present:  # type: ignore[arg-type]  # all of them are Raw here
         return None
     if len(present) == len(values):
         return raws

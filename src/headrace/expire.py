@@ -17,12 +17,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 
 import attrs
 import msgspec
 
 from headrace.chain import Chain
-from headrace.errors import ConfigError, ExpiredError, GapError, HeadraceError, TransientError
+from headrace.errors import ConfigError, ExpiredError, GapError, HeadraceError
 from headrace.loader import Line, Loader
 from headrace.logs import event as log_event
 from headrace.records import Partition
@@ -136,7 +137,8 @@ class Expire:
         """
         numbers = self._retry(self.chain.partitions)
         limits = self._limits(numbers)
-        return [self._retry(lambda n=n: self._plan(n, self.clock(), limits.get(n))) for n in numbers]  # type: ignore[misc]
+        now_s = self.clock()
+        return [self._retry(partial(self._plan, n, now_s, limits.get(n))) for n in numbers]
 
     def run(self) -> list[Expiry]:
         """
@@ -181,7 +183,7 @@ class Expire:
         dataset = self.chain.dataset
         for name, loader in self.ledgers.items():
             lines = {n: Line(dataset.id, Partition(dataset.stream, n), loader.target) for n in numbers}
-            positions = self._retry(lambda ask=loader, lines=lines: ask.positions(list(lines.values())))  # type: ignore[misc]
+            positions = self._retry(partial(loader.positions, list(lines.values())))
             for number, line in lines.items():
                 reached = (positions[line] or 0, name)
                 found[number] = min(found.get(number, reached), reached)
@@ -254,7 +256,7 @@ class Expire:
         """The segments that go, each held against the next one: a note says only what is true."""
         group: list[Segment] = []
         try:
-            for segment in self._walk(number, plan.start):
+            for segment in self.chain.walk_on(number, plan.start, self._retry):
                 if segment.start >= plan.end or self._retry.hurry.is_set():
                     break
                 if len(group) == _GROUP:
@@ -267,22 +269,6 @@ class Expire:
             raise
         if group:
             yield group
-
-    def _walk(self, number: int, position: int) -> Iterator[Segment]:
-        """Walk the chain; a listing that failed is begun again where it had got to."""
-        walk = self.chain.walk(number, position)
-
-        def following() -> Segment | None:
-            nonlocal walk
-            try:
-                return next(walk, None)
-            except TransientError:  # what raised it walks no further
-                walk = self.chain.walk(number, position)
-                raise
-
-        while (segment := self._retry(following)) is not None:
-            yield segment
-            position = segment.end
 
     def _note(self, number: int, group: list[Segment]) -> None:
         """Say what goes, before it goes. Refused: a run that was killed has said it already."""
@@ -311,7 +297,7 @@ class Expire:
         for segment in group:
             if self._retry.hurry.is_set():
                 return
-            self._retry(lambda key=segment.key: self.chain.store.delete(key))  # type: ignore[misc]
+            self._retry(partial(self.chain.store.delete, segment.key))
             before = self.done[number]
             self.done[number] = attrs.evolve(
                 before, end=segment.end, segments=before.segments + 1, nbytes=before.nbytes + segment.size

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 
 import attrs
 
@@ -172,20 +173,10 @@ class Load:
                 self._stop(line.partition, error, stopped)
 
     def _walk(self, number: int, position: int, stopped: Mapping[int, HeadraceError]) -> Iterator[Segment]:
-        """Walk one chain; a listing that failed is begun again where it had got to."""
-        walk = self.chain.walk(number, position)
-
-        def following() -> Segment | None:
-            nonlocal walk
-            try:
-                return next(walk, None)
-            except TransientError:  # what raised it walks no further
-                walk = self.chain.walk(number, position)
-                raise
-
-        while number not in stopped and (segment := self._retry(following)) is not None:
+        """Walk one chain, until it has stopped."""
+        walk = self.chain.walk_on(number, position, self._retry)
+        while number not in stopped and (segment := next(walk, None)) is not None:
             yield segment
-            position = segment.end
 
     def _lines(self, dataset: Dataset, numbers: Iterable[int]) -> list[Line]:
         return [Line(dataset.id, Partition(dataset.stream, n), self.loader.target) for n in numbers]
@@ -247,10 +238,7 @@ class Load:
             raise failure
 
     def _load(self, group: list[Segment], began_s: float) -> None:
-        loadable = [
-            LoadableSegment(s, self.chain.format, body=lambda s=s: self.chain.read(s))  # type: ignore[misc]
-            for s in group
-        ]
+        loadable = [LoadableSegment(s, self.chain.format, body=partial(self.chain.read, s)) for s in group]
         result = self._retry(lambda: self.loader.load(loadable))
         self.progress = LoadProgress(
             self.progress.result + result,
