@@ -17,6 +17,8 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetS
 from headrace.errors import ConfigError, DataError, IdentityError, SinkUnavailableError
 from headrace.flush import FlushPolicy
 from headrace.pipeline import Pipeline
+from headrace.plugins.kafka import exactly_once
+from headrace.plugins.kafka.publish import produce
 from headrace.plugins.kafka.sink import KafkaSink
 from headrace.records import Extent, Identity, Partition, Record
 from headrace.registry import Registry
@@ -83,6 +85,7 @@ class Topic:
             topic=self.topic,
             guarantee="exactly-once",
             partition="keep",
+            transaction_timeout_s=10,  # how long readers wait for one that nobody ends
             client_settings={"linger.ms": "1"},
         )
 
@@ -197,6 +200,59 @@ def test_a_topic_made_again_meanwhile_is_refused(sinks: Sinks):
         with pytest.raises(IdentityError, match="made again"):
             writer.commit(draft, attrs.evolve(at, looked_up_s=at.looked_up_s - 1e9))
     assert [] == sinks.values()
+
+
+def test_a_topic_made_again_is_not_committed_to(sinks: Sinks):
+    """Nor at its next commit: what the new topic lacks is never passed over in silence, and nothing is published to it."""
+    with sinks.writer() as writer:
+        at = writer.put([Record(0, 1, b"k", b"0")])
+        sinks.delete(sinks.topic)
+        sinks.make(sinks.topic)
+        draft = writer.draft(1, [Record(1, 1, b"k", b"1")])
+        for _ in range(2):  # nor when it is tried again
+            with pytest.raises(IdentityError, match="made again"):
+                writer.commit(draft, at)
+    assert [] == sinks.values()
+
+
+def test_a_topic_made_again_under_a_transaction(sinks: Sinks, monkeypatch: pytest.MonkeyPatch):
+    """The same where that happens as the draft is being published: the question comes after the last record was taken."""
+    with sinks.writer() as writer:
+        at = writer.put([Record(0, 1, b"k", b"0")])
+
+        def late(*arguments: object) -> None:
+            produce(*arguments)
+            arguments[0].flush(20)
+            sinks.delete(sinks.topic)
+            sinks.make(sinks.topic)
+
+        monkeypatch.setattr(exactly_once, "produce", late)
+        with pytest.raises(IdentityError, match="made again"):
+            writer.commit(writer.draft(1, [Record(1, 1, b"k", b"1")]), at)
+    assert [] == sinks.values()
+
+
+def test_without_the_question_a_topic_made_again_loses(sinks: Sinks, monkeypatch: pytest.MonkeyPatch):
+    """The negative control: where the topics are not asked for, a commit moves the position over what the new topic lacks."""
+    with sinks.writer() as writer:
+        at = writer.put([Record(0, 1, b"k", b"0")])
+        sinks.delete(sinks.topic)
+        sinks.make(sinks.topic)
+        monkeypatch.setattr(exactly_once.PositionsInTopic, "_check_topics", lambda *_: None)
+        assert 2 == writer.commit(writer.draft(1, [Record(1, 1, b"k", b"1")]), at).offset
+    assert [b"1"] == sinks.values()
+
+
+def test_positions_made_again_are_not_committed_to(sinks: Sinks):
+    """A side topic that was deleted has lost the positions of others too: nothing is published behind them."""
+    side = f"{sinks.topic}.headrace-positions"
+    with sinks.writer() as writer:
+        at = writer.put([Record(0, 1, b"k", b"0")])
+        sinks.delete(side)
+        sinks.make(side, **{"cleanup.policy": "compact"})
+        with pytest.raises(IdentityError, match="made again"):
+            writer.commit(writer.draft(1, [Record(1, 1, b"k", b"1")]), at)
+    assert [b"0"] == sinks.values()
 
 
 def test_records_without_positions_are_not_joined(sinks: Sinks):

@@ -84,7 +84,7 @@ class Cluster:
             counts[topic], cluster = len(about.partitions), found.cluster_id or ""
         if not counts:
             raise SourceUnavailableError(gone)
-        ids = self._topic_ids(tuple(counts)) if self.topic_ids else dict.fromkeys(counts)
+        ids = self.ids(tuple(counts)) if self.topic_ids else dict.fromkeys(counts)
         self.seen |= counts.keys()
         return {t: Identity(cluster, ids[t], self.isolation, count) for t, count in counts.items() if t in ids}
 
@@ -116,8 +116,14 @@ class Cluster:
         """Ask for one offset of one partition."""
         return self.offsets([partition], spec)[partition]
 
-    def _topic_ids(self, topics: tuple[str, ...]) -> dict[str, str | None]:
-        """Ask for the topics' ids; a time-out is never taken for "it has none" (B20)."""
+    def ids(self, topics: tuple[str, ...]) -> dict[str, str | None]:
+        """
+        Ask for the topics' ids, all in one request; one that was there and is gone is left out.
+
+        Raises:
+            SourceUnavailableError: The brokers did not answer: a time-out is never taken for "it has none" (B20).
+            ConfigError: They know no topic ids.
+        """
 
         def ask() -> dict[str, str | None]:
             answers = self._client().describe_topics(TopicCollection(list(topics)), request_timeout=self.timeout_s)

@@ -67,6 +67,7 @@ class PositionsInTopic:
     _pins: dict[str, Pin] = attrs.field(factory=dict, init=False)
     _notes: set[tuple[Partition, int, int]] = attrs.field(factory=set, init=False)
     _lines: Lines = attrs.field(init=False)
+    _side_id: str | None = attrs.field(default=None, init=False)  # what was read of it is of no other topic
 
     def __attrs_post_init__(self) -> None:
         sink = self.sink
@@ -84,6 +85,9 @@ class PositionsInTopic:
         replication = self.topics.replication(self.sink.topic) or 1
         self.topics.find(self._side.name, NewSettings(1, replication, _KEPT))
         self.topics.check_compacted(self._side.name)
+        if self._side_id is None:  # asked for before anything is read of it
+            with as_sink():
+                self._side_id = self._cluster.identities((self._side.name,))[self._side.name].topic
         for stream, identity in identities.items():
             self._pins[stream] = self._pinned(stream, identity)
         return {stream: self._pins[stream].identity for stream in identities}
@@ -186,13 +190,19 @@ class PositionsInTopic:
         return Position(found.position, (found.start, found.position), pin.dataset, found.leader_epoch, began_s)
 
     def _check_topics(self, streams: Iterable[str]) -> None:
-        """The topic must be the one that the positions are about."""
+        """The topic must be the one that the positions are about, and these those that were read."""
         with as_sink():
-            found = self._cluster.identities((self.sink.topic, self._side.name))
+            found = self._cluster.ids((self.sink.topic, self._side.name))
         if len(found) < 2:
             raise SinkUnavailableError(f"{self._place}: the topic, or its positions, are not there any more")
+        if found[self._side.name] != self._side_id:
+            raise IdentityError(
+                f"{self._place}: {self._side.name!r} has the id {found[self._side.name]}, the positions were read from"
+                f" {self._side_id}: it was made again, and they are gone with it. Restore them, or begin a new epoch, which"
+                " publishes everything once more (epoch=NAME)"
+            )
         for stream in streams:
-            pinned, now = self._pin(stream).target, found[self.sink.topic].topic
+            pinned, now = self._pin(stream).target, found[self.sink.topic]
             if pinned != now:
                 raise IdentityError(
                     f"{self._place}: the topic has the id {now}, the positions of {stream!r} are about {pinned}: it was made"
@@ -269,6 +279,12 @@ class PositionsInTopic:
         return decoded(self._side.name, self._key(partition), there, Stored)
 
     def _publish(self, draft: KafkaDraft, producer: Producer) -> None:
+        """
+        Publish the records, wait until the brokers have them all, and only then ask which topics those are (B20).
+
+        A topic that was made again meanwhile has lost what was published before, or some of the draft: IdentityError, and the
+        transaction is aborted.
+        """
         deadline = self.sink.clock() + self.sink.transaction_timeout_s
 
         def wait() -> None:
@@ -280,6 +296,9 @@ class PositionsInTopic:
                 )
 
         produce(producer, self.sink.topic, self.sink.number(draft.partition), draft.batches, wait)
+        while producer.flush(0.05):  # what was refused is out of the queue as well: the commit says so
+            wait()
+        self._check_topics([draft.partition.stream])
 
     def note(self, partition: Partition, start: int, end: int) -> None:
         """Record an accepted loss; `Sink.note`."""
