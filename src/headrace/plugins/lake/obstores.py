@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +22,35 @@ if TYPE_CHECKING:
     from headrace.uri import URI
 
 
+class _ByObstore(RemoteStore):
+    """Sends what a store is asked for through a client that is made at the first request."""
+
+    __slots__ = ()
+
+    _client: ObstoreClient | None
+
+    def close(self) -> None:
+        self._client = None
+
+    @abstractmethod
+    def _requests(self) -> ObstoreClient:
+        """Return the client, made at first use."""
+
+    def _put(self, name: str, body: bytes, metadata: Mapping[str, str]) -> bool:
+        return self._requests().put(name, body, metadata)
+
+    def _list(self, prefix: str, after: str) -> Page:
+        return self._requests().list(prefix, after, self.page_size)
+
+    def _get(self, name: str, wanted: str) -> Part | None:
+        return self._requests().get(name, wanted)
+
+    def _delete(self, name: str) -> None:
+        self._requests().delete(name)
+
+
 @attrs.define(kw_only=True, eq=False)
-class ObstoreS3Store(S3Settings):
+class ObstoreS3Store(_ByObstore, S3Settings):
     """
     A bucket on S3 as a store, through obstore. Each segment is one create-only PUT, with a digest that the store checks.
 
@@ -44,24 +72,12 @@ class ObstoreS3Store(S3Settings):
     def identity(self) -> str:
         return f"{super().identity()} endpoint={self.endpoint_url or 'aws'} region={self.region} {_version()}"
 
-    def close(self) -> None:
-        self._client = None
-
     def _scheme(self) -> str:
         return "s3+obstore"
 
     def _put(self, name: str, body: bytes, metadata: Mapping[str, str]) -> bool:
         more = {"Storage-Class": self.storage_class} if self.storage_class else {}
-        return self._requests().put(name, body, {**metadata, **more})
-
-    def _list(self, prefix: str, after: str) -> Page:
-        return self._requests().list(prefix, after, self.page_size)
-
-    def _get(self, name: str, wanted: str) -> Part | None:
-        return self._requests().get(name, wanted)
-
-    def _delete(self, name: str) -> None:
-        self._requests().delete(name)
+        return super()._put(name, body, {**metadata, **more})
 
     def _requests(self) -> ObstoreClient:
         if self._client is None:
@@ -98,7 +114,7 @@ class ObstoreS3Store(S3Settings):
 
 
 @attrs.define(kw_only=True, eq=False)
-class ObstoreStore(RemoteStore):
+class ObstoreStore(_ByObstore):
     """
     A bucket on Google Cloud Storage, or a container on Azure, as a store.
 
@@ -124,23 +140,8 @@ class ObstoreStore(RemoteStore):
     def identity(self) -> str:
         return f"{super().identity()} account={self.account} {_version()}"
 
-    def close(self) -> None:
-        self._client = None
-
     def _scheme(self) -> str:
         return self.kind
-
-    def _put(self, name: str, body: bytes, metadata: Mapping[str, str]) -> bool:
-        return self._requests().put(name, body, metadata)
-
-    def _list(self, prefix: str, after: str) -> Page:
-        return self._requests().list(prefix, after, self.page_size)
-
-    def _get(self, name: str, wanted: str) -> Part | None:
-        return self._requests().get(name, wanted)
-
-    def _delete(self, name: str) -> None:
-        self._requests().delete(name)
 
     def _requests(self) -> ObstoreClient:
         if self._client is None:
