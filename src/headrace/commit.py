@@ -33,8 +33,8 @@ from typing import Literal
 
 import attrs
 
-from headrace.errors import IdentityError, PluginError
-from headrace.records import Batch, Hint, Partition, Position, Reached, Start
+from headrace.errors import DataError, IdentityError, PluginError, PositionConflictError
+from headrace.records import Batch, Hint, Identity, Partition, Position, Reached, Start
 from headrace.sink import Draft
 
 
@@ -290,3 +290,44 @@ class Holding:
         only_holes = not self.drafts and self.base == p
         offset = max(p, self.next) if only_holes and self.next is not None else p
         return Hint(offset, self.position.segment, self.position.dataset_id)
+
+
+# ---- what every sink asks before it commits -----------------------------------------------------------------------------
+
+
+def check_commit(partition: Partition, position: int, base: int, at: Position, *, noted: bool) -> None:
+    """
+    Say whether a draft of *position*, which covers from *base* on, may be committed at *at* (B23).
+
+    Args:
+        partition: Whose.
+
+        position: The draft's own.
+
+        base: Where the source was told to fetch from.
+
+        at: The position as it is known.
+
+        noted: Whether what lies between position and base is a loss that was accepted.
+
+    Raises:
+        PositionConflictError: The draft is of another position.
+        DataError: Something between position and base would be left out.
+    """
+    if at.offset != position:
+        raise PositionConflictError(
+            f"{partition}: draft of {position}, position {at.offset}", expected=position, found=at
+        )
+    if base != position and position != 0 and not noted:
+        raise DataError(
+            f"{partition}: what is held begins at {base}, the position is {position}: [{position}, {base}) is not covered"
+        )
+
+
+def check_identity(partition: Partition, found: Identity, pinned: Identity) -> None:
+    """IdentityError where the stream is not the one that its positions were pinned to: they mean nothing then (B20)."""
+    if not found.is_same(pinned):
+        raise IdentityError(
+            f"{partition}: the stream is now topic {found.topic} on cluster {found.cluster}, expected topic {pinned.topic}"
+            f" on cluster {pinned.cluster}, to which it is pinned; it was made again: begin a new epoch (epoch=NAME)"
+        )

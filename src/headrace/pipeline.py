@@ -11,7 +11,7 @@ from typing import Literal
 
 import attrs
 
-from headrace.commit import Held, Holding
+from headrace.commit import Held, Holding, check_identity
 from headrace.committer import Committer
 from headrace.errors import (
     ConfigError,
@@ -307,12 +307,7 @@ class Pipeline:
 
     def _check_identity(self, partition: Partition, extent: Extent) -> None:
         """What is compared with the chain must be what it was made from: positions of another topic mean nothing (B7, B20)."""
-        pinned, found = self._pinned[partition.stream], extent.identity
-        if (pinned.cluster, pinned.topic, pinned.isolation) != (found.cluster, found.topic, found.isolation):
-            raise IdentityError(
-                f"{partition}: the stream is now topic {found.topic} on cluster {found.cluster}, expected topic {pinned.topic}"
-                f" on cluster {pinned.cluster}, to which it is pinned; it was made again: begin a new epoch (epoch=NAME)"
-            )
+        check_identity(partition, extent.identity, self._pinned[partition.stream])
 
     def _next_assignment(self) -> int:
         self._assignments += 1

@@ -329,6 +329,11 @@ class Identity:
     isolation: str
     partitions: int
 
+    def is_same(self, other: Identity) -> bool:
+        """Whether both are one stream, read alike; partitions may have been added to it (B7, B20)."""
+        mine, others = ((i.cluster, i.topic, i.isolation) for i in (self, other))
+        return mine == others
+
 
 @attrs.frozen
 class Extent:

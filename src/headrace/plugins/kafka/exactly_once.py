@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import attrs
 import msgspec
 
+from headrace.commit import check_commit, check_identity
 from headrace.errors import (
     ConfigError,
     DataError,
@@ -215,7 +216,8 @@ class PositionsInTopic:
         """Publish a draft and move its position, in one transaction; `Draft.commit`."""
         partition, p = draft.partition, draft.position
         pin = self._pin(partition.stream)
-        self._check(draft, base, at, identity)
+        check_commit(partition, p, base, at, noted=(partition, p, base) in self._notes)
+        check_identity(partition, identity, pin.identity)
         began_s = self.sink.clock()
         if began_s - at.looked_up_s <= self.sink.position_max_age_s:  # B15
             moved = Stored(
@@ -250,24 +252,6 @@ class PositionsInTopic:
         if isinstance(found, Exception):
             raise found
         return found
-
-    def _check(self, draft: KafkaDraft, base: int, at: Position, identity: Identity) -> None:
-        partition, p, pinned = draft.partition, draft.position, self._pin(draft.partition.stream).identity
-        if at.offset != p:
-            raise PositionConflictError(f"{partition}: draft of {p}, position {at.offset}", expected=p, found=at)
-        if base != p and p != 0 and (partition, p, base) not in self._notes:  # B23
-            raise DataError(
-                f"{partition}: what is held begins at {base}, the position is {p}: [{p}, {base}) is not covered"
-            )
-        if (identity.cluster, identity.topic, identity.isolation) != (
-            pinned.cluster,
-            pinned.topic,
-            pinned.isolation,
-        ):  # B20
-            raise IdentityError(
-                f"{partition}: the stream is now topic {identity.topic} on cluster {identity.cluster}, its positions are pinned"
-                f" to topic {pinned.topic} on cluster {pinned.cluster}; it was made again: begin a new epoch (epoch=NAME)"
-            )
 
     def _stands_at(self, partition: Partition, there: bytes | None, position: int) -> bool:
         found = self._stored(partition, there)

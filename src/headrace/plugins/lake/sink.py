@@ -19,13 +19,13 @@ import attrs
 import msgspec
 
 from headrace.chain import Chain
+from headrace.commit import check_commit, check_identity
 from headrace.dataset import LAYOUT_VERSION, Dataset
 from headrace.errors import (
     CommitUnknownError,
     ConfigError,
     DataError,
     HeadraceError,
-    IdentityError,
     PluginError,
     PositionConflictError,
     TransientError,
@@ -219,22 +219,8 @@ class LakeSink(Sink):
         everything from there on. So it may be repeated at will, and come late (B25).
         """
         chain, partition, p = self._chain(draft.partition.stream), draft.partition, draft.position
-        if at.offset != p:
-            raise PositionConflictError(f"{partition}: draft of {p}, position {at.offset}", expected=p, found=at)
-        if base != p and p != 0 and (partition, p, base) not in self._notes:  # B23
-            raise DataError(
-                f"{partition}: what is held begins at {base}, the chain ends at {p}: [{p}, {base}) is not covered"
-            )
-        pinned = chain.dataset.identity
-        if (identity.cluster, identity.topic, identity.isolation) != (
-            pinned.cluster,
-            pinned.topic,
-            pinned.isolation,
-        ):  # B20
-            raise IdentityError(
-                f"{partition}: the stream is now topic {identity.topic} on cluster {identity.cluster}, the lake is pinned to"
-                f" topic {pinned.topic} on cluster {pinned.cluster}; it was made again: begin a new epoch (epoch=NAME)"
-            )
+        check_commit(partition, p, base, at, noted=(partition, p, base) in self._notes)
+        check_identity(partition, identity, chain.dataset.identity)
         payload = body()
         self._check_age(partition, at)  # last, just before the request (B15)
         began_s = self.clock()
