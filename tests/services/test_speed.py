@@ -12,9 +12,6 @@ import pytest
 from headrace.testing.servers import kafka, minio
 from headrace.testing.servers.cache import ServerMissing
 
-pytest.importorskip("rich")
-pytest.importorskip("pyarrow")
-
 pytestmark = pytest.mark.services
 
 RUN = Path(__file__).parents[1] / "benchmarks" / "run.py"
@@ -24,6 +21,8 @@ PROBE_AND_PIN = {"LIST": 2, "GET": 4}
 
 def test_a_segment_is_one_request(tmp_path: Path) -> None:
     """One PUT a segment and no other request; besides, a LIST a partition to begin, and a GET where it has a segment already."""
+    pytest.importorskip("rich")
+    pytest.importorskip("pyarrow")
     try:
         kafka.jars()
         minio.binary()
