@@ -19,7 +19,6 @@ import pytest
 from confluent_kafka import Consumer, TopicPartition
 
 from headrace.demo.broker import embedded_broker
-from headrace.errors import CommitUnknownError
 from headrace.plugins.kafka.sink import KafkaSink
 from headrace.plugins.lake.local import FileStore
 from headrace.plugins.lake.sink import LakeSink
@@ -27,7 +26,7 @@ from headrace.records import Partition, Record
 from headrace.sink import Sink
 from headrace.store import Store
 from headrace.testing.contracts.sink import ExactlyOnceSinkContract, Place, SinkContract, Writer
-from headrace.testing.store import MemoryStore
+from headrace.testing.store import MemoryStore, answers_lost
 
 try:
     import pyarrow.parquet as pq
@@ -90,38 +89,7 @@ class Lake:
 class OverAnyStore(ExactlyOnceSinkContract):
     @pytest.fixture
     def lose_answer(self, writer: Writer) -> Callable[[bool], AbstractContextManager[object]]:
-        @contextlib.contextmanager
-        def lose(written: bool) -> Iterator[None]:
-            sink = writer.sink
-            assert isinstance(sink, LakeSink)
-            store = sink.store
-            sink.store = Deaf(store, written)
-            try:
-                yield
-            finally:
-                sink.store = store
-
-        return lose
-
-
-@attrs.define
-class Deaf(Store):
-    """Writes, or does not, and never hears the answer."""
-
-    inner: Store
-    written: bool
-    place: str = "deaf://"
-
-    def create(self, key: str, body: bytes, metadata: Mapping[str, str]) -> bool:
-        if self.written:
-            self.inner.create(key, body, metadata)
-        raise CommitUnknownError(f"{key}: no answer")
-
-    def list(self, prefix: str, after: str = "") -> object:  # type: ignore[override]
-        return self.inner.list(prefix, after)
-
-    def read(self, key: str, start: int = 0, end: int | None = None) -> bytes | None:
-        return self.inner.read(key, start, end)
+        return lambda written: answers_lost(writer.sink, written=written)
 
 
 class TestLakeSinkOnDisk(OverAnyStore):

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 
 import attrs
 import pytest
 
-from headrace.errors import CommitUnknownError
 from headrace.plugins.lake.remote import RemoteStore
 from headrace.plugins.lake.sink import LakeSink
 from headrace.records import Partition, Record
 from headrace.registry import Registry
-from headrace.store import Page, Store
+from headrace.store import Store
 from headrace.testing.contracts.sink import ExactlyOnceSinkContract, Place, Writer
 from headrace.testing.contracts.store import StoreContract
 from headrace.testing.oracle import read_lake
 from headrace.testing.servers.s3 import S3Endpoint
+from headrace.testing.store import answers_lost
 
 pytest_plugins = ["headrace.testing.fixtures"]
 pytestmark = pytest.mark.services
@@ -88,35 +88,4 @@ class TestLakeSink(ExactlyOnceSinkContract):
 
     @pytest.fixture
     def lose_answer(self, writer: Writer) -> Callable[[bool], AbstractContextManager[object]]:
-        @contextlib.contextmanager
-        def lose(written: bool) -> Iterator[None]:
-            sink = writer.sink
-            assert isinstance(sink, LakeSink)
-            store = sink.store
-            sink.store = Deaf(store, written)
-            try:
-                yield
-            finally:
-                sink.store = store
-
-        return lose
-
-
-@attrs.define
-class Deaf(Store):
-    """A store whose answers to writes are lost, after they were carried out or before."""
-
-    inner: Store
-    written: bool
-    place: str = "deaf"
-
-    def create(self, key: str, body: bytes, metadata: Mapping[str, str]) -> bool:
-        if self.written:
-            self.inner.create(key, body, metadata)
-        raise CommitUnknownError(f"the answer for {key} was lost")
-
-    def list(self, prefix: str, after: str = "") -> Page:
-        return self.inner.list(prefix, after)
-
-    def read(self, key: str, start: int = 0, end: int | None = None) -> bytes | None:
-        return self.inner.read(key, start, end)
+        return lambda written: answers_lost(writer.sink, written=written)

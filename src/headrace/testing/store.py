@@ -1,14 +1,17 @@
-"""Objects in memory: one store that keeps its word, and three that do not."""
+"""Objects in memory: one store that keeps its word, and three that do not; and what loses the answers of any store."""
 
 from __future__ import annotations
 
 import bisect
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import attrs
 
+from headrace.errors import CommitUnknownError
 from headrace.store import Page, Store, StoredObject
 
 
@@ -109,3 +112,41 @@ class LaggingStore(MemoryStore):
 
     def _listed(self, key: str) -> bool:
         return key not in list(self.objects)[-self.lag :]
+
+
+@attrs.define(kw_only=True)
+class DeafStore(Store):
+    """
+    Never hears the answer to a write of the store behind it.
+
+    Attributes:
+        inner: The store.
+
+        written: Whether a write is carried out before its answer is lost.
+    """
+
+    inner: Store
+    written: bool
+    place: str = "deaf://"
+
+    def create(self, key: str, body: bytes, metadata: Mapping[str, str]) -> bool:
+        if self.written:
+            self.inner.create(key, body, metadata)
+        raise CommitUnknownError(f"{key}: no answer")
+
+    def list(self, prefix: str, after: str = "") -> Page:
+        return self.inner.list(prefix, after)
+
+    def read(self, key: str, start: int = 0, end: int | None = None) -> bytes | None:
+        return self.inner.read(key, start, end)
+
+
+@contextmanager
+def answers_lost(holder: Any, *, written: bool) -> Iterator[None]:
+    """Lose the answers to all writes of ``holder.store``, a lake's sink as a rule, as long as the context lasts."""
+    store = holder.store
+    holder.store = DeafStore(inner=store, written=written)
+    try:
+        yield
+    finally:
+        holder.store = store
