@@ -29,7 +29,13 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if CI else "defa
 
 CLIENTS = {
     "confluent_kafka": ("headrace.plugins.kafka", "headrace.testing.servers.topics"),
-    "duckdb": ("headrace.plugins.duckdb", "headrace.demo.check", "headrace.demo.demo", "headrace.demo.page"),
+    "duckdb": (
+        "headrace.plugins.duckdb",
+        "headrace.typed",
+        "headrace.demo.check",
+        "headrace.demo.demo",
+        "headrace.demo.page",
+    ),
     "s3fs": ("botocore", "headrace.plugins.lake.s3"),
     "typer": ("headrace.cli",),
 }

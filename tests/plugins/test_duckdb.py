@@ -29,10 +29,10 @@ from headrace.errors import ConfigError, CorruptSegmentError, PositionConflictEr
 from headrace.load import Load
 from headrace.loader import Line, LoadableSegment, LoadResult, Selection
 from headrace.plugins.duckdb.loader import DuckDBLoader
-from headrace.plugins.duckdb.spool import workspace
 from headrace.plugins.lake.local import FileStore
 from headrace.plugins.lake.sink import LakeSink
 from headrace.records import Batch, Extent, Identity, Partition, Record
+from headrace.typed.spool import workspace
 
 TICKS = Partition("ticks", 0)
 IDENTITY = Identity("c", "t", "read_committed", 2)
@@ -355,7 +355,7 @@ def test_good_rows_do_not_take_the_careful_way(tmp_path: Path, monkeypatch: pyte
         tmp_path / "lake",
         [value(price=i / 100, size=i, time="2013-10-07T13:30:00.5Z", up=True) for i in range(1, 1000)],
     )
-    monkeypatch.setattr("headrace.plugins.duckdb.staging.row", never)
+    monkeypatch.setattr("headrace.typed.staging.row", never)
 
     assert 999 == load(chain, tmp_path).inserted
 
@@ -371,7 +371,7 @@ def test_wide_and_quoted_numbers_do_not_take_the_careful_way(tmp_path: Path, mon
         {"quoted": "123456789012345678.1234567891", "price": 0.25, "big": 1.5, "text": "12:00:00.123456789Z"},
     ]
     chain = write(tmp_path / "lake", [json.dumps(row).encode() for row in rows])
-    monkeypatch.setattr("headrace.plugins.duckdb.staging.row", never)
+    monkeypatch.setattr("headrace.typed.staging.row", never)
 
     assert 2 == load(chain, tmp_path, Plain).inserted
     assert {(Decimal("1.5"), 0, Decimal("12345678.12"), "a\nb")} < set(
@@ -677,7 +677,7 @@ def test_what_a_killed_loader_left_behind_is_removed(tmp_path: Path, monkeypatch
     """The next load removes its unpacked files; those of a loader that lives are left alone."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", None)
-    code = "from headrace.plugins.duckdb.spool import workspace\nwith workspace() as f: print(f, flush=True); input()"
+    code = "from headrace.typed.spool import workspace\nwith workspace() as f: print(f, flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:

@@ -1,4 +1,4 @@
-"""Opens a DuckDB file for as long as a call needs it, and tells DuckDB's errors in our words."""
+"""Opens a DuckDB file for as long as a call needs it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import duckdb
 
-from headrace.errors import ConfigError, HeadraceError, SinkUnavailableError
-from headrace.plugins.duckdb.columns import literal
+from headrace.errors import ConfigError, SinkUnavailableError
+from headrace.typed.engine import configure, telling
 
 _LOOK_EVERY_S = 0.05
 
@@ -33,18 +33,9 @@ def connected(
     """
     connection = _opened(database, lock_timeout_s, clock, sleep)
     try:
-        connection.execute("SET TimeZone = 'UTC'")
-        if threads:
-            connection.execute(f"SET threads = {threads}")
-        if memory:
-            connection.execute(f"SET memory_limit = {literal(memory)}")
-        yield connection
-    except HeadraceError:
-        raise
-    except (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.TransactionException) as exc:
-        raise SinkUnavailableError(f"{database}: {exc}; nothing was written by this call") from exc
-    except duckdb.Error as exc:
-        raise ConfigError(f"{database}: DuckDB refuses: {exc}") from exc
+        with telling(str(database)):
+            configure(connection, threads=threads, memory=memory)
+            yield connection
     finally:
         connection.close()
 

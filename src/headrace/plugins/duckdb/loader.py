@@ -16,19 +16,19 @@ from headrace.contract import Contract
 from headrace.errors import (
     CommitUnknownError,
     ConfigError,
-    CorruptSegmentError,
     PositionConflictError,
     SinkUnavailableError,
 )
 from headrace.finding import Finding
 from headrace.loader import Census, Line, LoadableSegment, Loader, LoadResult, Selection
-from headrace.plugins.duckdb.columns import declared, quoted, sql_type
 from headrace.plugins.duckdb.connection import connected
 from headrace.plugins.duckdb.doctor import check_file
 from headrace.plugins.duckdb.redrive import spool_quarantine, take_back
-from headrace.plugins.duckdb.spool import spool, workspace
-from headrace.plugins.duckdb.staging import Staging
 from headrace.plugins.duckdb.tables import HELD, LINEAGE, PLACE, insertion, quarantine, statements
+from headrace.typed.columns import declared, quoted, sql_type
+from headrace.typed.segments import check_counts, describe, describe_places
+from headrace.typed.spool import spool, workspace
+from headrace.typed.staging import Staging
 
 if TYPE_CHECKING:
     from headrace.registry import Registry
@@ -109,8 +109,8 @@ class DuckDBLoader(Loader):
                 return LoadResult()
             staging = Staging(connection, self._contract, folder)
             staging.stage(spool(wanted, folder))
-            _check_counts(wanted, staging.counts())
-            _describe(connection, wanted)
+            check_counts(wanted, staging.counts())
+            describe(connection, wanted)
             return self._transaction(connection, lambda attempt: self._insert(connection, attempt, wanted))
 
     def redrive(self, selection: Selection) -> LoadResult:
@@ -122,11 +122,7 @@ class DuckDBLoader(Loader):
             staging.stage(spooled)
             if not any(good for good, *_ in staging.counts().values()):
                 return LoadResult()
-            connection.execute(_SEGMENTS)
-            connection.executemany(
-                "INSERT INTO segments BY NAME SELECT ? AS file, ? AS dataset, ? AS stream, ? AS partition",
-                [(number, *place) for number, place in enumerate(places)],
-            )
+            describe_places(connection, places)
             return self._transaction(
                 connection,
                 lambda attempt: take_back(
@@ -342,35 +338,3 @@ def _position(connection: duckdb.DuckDBPyConnection, line: Line) -> int | None:
     ).fetchall()
     position: int | None = found[0][0]
     return position
-
-
-def _check_counts(segments: Sequence[LoadableSegment], counts: Mapping[int, tuple[int, int, int, int]]) -> None:
-    """What was read must be what the trailer says (B4, B29)."""
-    for number, loadable in enumerate(segments):
-        trailer = loadable.segment.trailer
-        good, bad, first, last = counts.get(number, (0, 0, -1, -1))
-        if (good + bad, first, last + 1) != (trailer.records, trailer.first, trailer.end):
-            raise CorruptSegmentError(
-                f"{loadable.segment.key} ({trailer.partition}): found {good + bad} records in [{first}, {last + 1}), its trailer"
-                f" says {trailer.records} in [{trailer.first}, {trailer.end})",
-                key=loadable.segment.key,
-            )
-
-
-_SEGMENTS = (
-    'CREATE OR REPLACE TEMP TABLE segments(file INTEGER, dataset VARCHAR, stream VARCHAR, "partition" INTEGER,'
-    " start_offset BIGINT, end_offset BIGINT, records BIGINT, digest VARCHAR)"
-)
-"""What each staged file is."""
-
-
-def _describe(connection: duckdb.DuckDBPyConnection, segments: Sequence[LoadableSegment]) -> None:
-    trailers = [loadable.segment.trailer for loadable in segments]
-    connection.execute(_SEGMENTS)
-    connection.executemany(
-        "INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        [
-            (number, t.dataset_id, t.partition.stream, t.partition.number, t.start, t.end, t.records, t.digest)
-            for number, t in enumerate(trailers)
-        ],
-    )

@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING
 from headrace.contract import Contract
 from headrace.errors import CommitUnknownError
 from headrace.loader import LoadResult, Selection
-from headrace.plugins.duckdb.columns import quoted
-from headrace.plugins.duckdb.spool import Spooled, no_room
 from headrace.plugins.duckdb.tables import HELD, PLACE, insertion, quarantine
+from headrace.typed.columns import quoted
+from headrace.typed.segments import Place
+from headrace.typed.spool import Spooled, no_room
 
 if TYPE_CHECKING:
     import duckdb
-
-Place = tuple[str, str, int]
-"""Dataset, stream and partition of a file."""
 
 
 def spool_quarantine(

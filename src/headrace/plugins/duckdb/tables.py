@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from headrace.contract import Contract
-from headrace.plugins.duckdb.columns import declared, literal, quoted, sql_type
+from headrace.typed.columns import declared, literal, quoted, sql_type
 
 LINEAGE = ("_dataset", "_stream", "_partition", "_offset", "_timestamp_ms")
 """A row's place in the log, which is its identity (S1), and the record's own timestamp."""

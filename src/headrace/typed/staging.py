@@ -1,7 +1,7 @@
 """
 Types segments with DuckDB's engine, exactly: the good rows by the block, every doubtful one in Python.
 
-A row is taken as DuckDB typed it only where `headrace.plugins.duckdb.columns` proves it exact. All other lines go through
+A row is taken as DuckDB typed it only where `headrace.typed.columns` proves it exact. All other lines go through
 `headrace.rows`, which decides; the result is the same as if every line had.
 """
 
@@ -19,10 +19,10 @@ import msgspec
 from headrace.contract import Contract
 from headrace.envelope import decode
 from headrace.errors import DataError
-from headrace.plugins.duckdb import columns as sql
-from headrace.plugins.duckdb.columns import literal, quoted
-from headrace.plugins.duckdb.spool import Spooled, no_room
 from headrace.rows import Rejected, row
+from headrace.typed import columns as sql
+from headrace.typed.columns import literal, quoted
+from headrace.typed.spool import Spooled, no_room
 
 _DOUBTFUL_AT_ONCE = 10_000
 _LINE_BYTES = 2 << 20
