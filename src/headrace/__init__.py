@@ -34,7 +34,16 @@ if TYPE_CHECKING:
     from headrace.flush import FlushPolicy, Progress
     from headrace.hookspecs import Component, hookimpl
     from headrace.load import Load, LoadProgress
-    from headrace.loader import Census, Line, LoadableSegment, Loader, LoadResult, Selection
+    from headrace.loader import (
+        Census,
+        Line,
+        LoadableSegment,
+        Loader,
+        LoadResult,
+        QuarantineCount,
+        QuarantinedRecord,
+        Selection,
+    )
     from headrace.pipeline import Pipeline
     from headrace.records import (
         Batch,
@@ -52,6 +61,7 @@ if TYPE_CHECKING:
         Start,
         TimestampType,
     )
+    from headrace.redrive import Outlook, Redrive, RedriveProgress
     from headrace.registry import Plugin, Registry
     from headrace.segment import Segment, Trailer
     from headrace.sink import Draft, Guarantee, Sink
@@ -96,6 +106,7 @@ __all__ = [
     "LoadableSegment",
     "Loader",
     "MissingExtraError",
+    "Outlook",
     "Owner",
     "Page",
     "Partition",
@@ -106,8 +117,12 @@ __all__ = [
     "Position",
     "PositionConflictError",
     "Progress",
+    "QuarantineCount",
+    "QuarantinedRecord",
     "Reached",
     "Record",
+    "Redrive",
+    "RedriveProgress",
     "Registry",
     "Segment",
     "Selection",
@@ -167,6 +182,8 @@ _HOMES = {
         "LoadableSegment",
         "Loader",
         "LoadResult",
+        "QuarantineCount",
+        "QuarantinedRecord",
         "Selection",
     ),
     "headrace.pipeline": ("Pipeline",),
@@ -185,6 +202,11 @@ _HOMES = {
         "Record",
         "Start",
         "TimestampType",
+    ),
+    "headrace.redrive": (
+        "Outlook",
+        "Redrive",
+        "RedriveProgress",
     ),
     "headrace.registry": (
         "Plugin",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from headrace.errors import CorruptSegmentError, DataError
+from headrace.errors import ConfigError, CorruptSegmentError, DataError
 from headrace.formats import Format
 from headrace.records import Partition
 from headrace.segment import Segment
@@ -75,7 +75,7 @@ class LoadableSegment:
 @attrs.frozen
 class Selection:
     """
-    Which quarantined records to try again.
+    Which quarantined records are meant: those of which all that is said here is true.
 
     Attributes:
         partition: None: of all.
@@ -85,12 +85,93 @@ class Selection:
         end: Before this offset; None: to the end.
 
         reason: None: whatever the reason.
+
+        column: Which column's; "" is the record as a whole. None: whatever the column.
+
+        stream: None: of all.
+
+        dataset_id: None: of all.
     """
 
     partition: Partition | None = None
     start: int = 0
     end: int | None = None
     reason: str | None = None
+    column: str | None = None
+    stream: str | None = None
+    dataset_id: str | None = None
+
+
+@attrs.frozen
+class QuarantinedRecord:
+    """
+    A record that broke its contract.
+
+    Attributes:
+        dataset_id: Where it comes from, with its partition and offset.
+
+        partition: In that dataset.
+
+        offset: In that partition.
+
+        timestamp_ms: The record's own, -1 where it has none.
+
+        contract: Which contract refused it last; a redrive counts.
+
+        version: Of that contract.
+
+        column: Which column's value; "" where it is the record as a whole.
+
+        reason: Why, in words, without the value.
+
+        line: The line of the lake with the whole record, to the byte (`headrace.envelope.decode`).
+    """
+
+    dataset_id: str
+    partition: Partition
+    offset: int
+    timestamp_ms: int
+    contract: str
+    version: int
+    column: str
+    reason: str
+    line: bytes = attrs.field(repr=False)
+
+
+@attrs.frozen(order=True)
+class QuarantineCount:
+    """
+    How many records of a partition one contract refuses for one reason.
+
+    Attributes:
+        dataset_id: The dataset.
+
+        partition: Of it.
+
+        column: As in `QuarantinedRecord`, and so are the next three.
+
+        reason: Why.
+
+        contract: By which.
+
+        version: Of that contract.
+
+        records: How many.
+
+        first: The lowest offset.
+
+        last: The highest.
+    """
+
+    dataset_id: str
+    partition: Partition
+    column: str
+    reason: str
+    contract: str
+    version: int
+    records: int
+    first: int
+    last: int
 
 
 @attrs.frozen
@@ -138,6 +219,16 @@ class Census:
     superseded: int
 
 
+def counted(records: Iterable[QuarantinedRecord]) -> list[QuarantineCount]:
+    """Count records by partition, column, reason and contract."""
+    found: dict[tuple[str, Partition, str, str, str, int], list[int]] = {}
+    for r in records:
+        kind = (r.dataset_id, r.partition, r.column, r.reason, r.contract, r.version)
+        known = found.setdefault(kind, [0, r.offset, r.offset])
+        known[:] = known[0] + 1, min(known[1], r.offset), max(known[2], r.offset)
+    return sorted(QuarantineCount(*kind, *known) for kind, known in found.items())
+
+
 class Loader(ABC):
     """
     Loads one target by one contract.
@@ -178,7 +269,38 @@ class Loader(ABC):
 
     @abstractmethod
     def redrive(self, selection: Selection) -> LoadResult:
-        """Type quarantined records again and load those that now keep the contract, in ONE transaction (S6)."""
+        """
+        Type quarantined records again and load those that now keep the contract, in ONE transaction (S6).
+
+        Those that do not stay, and say from then on by which contract and why they are refused now; `LoadResult` does not
+        count them.
+
+        Raises:
+            ConfigError: The target was loaded by a newer contract (S7). Nothing was written.
+            SinkUnavailableError: Nothing was written; call again.
+            CommitUnknownError: All or nothing was written; call again, what was taken out is not taken twice (S5).
+        """
+
+    def quarantined(self, selection: Selection) -> Iterator[QuarantinedRecord]:
+        """
+        Yield what is in quarantine, ascending by dataset, stream, partition and offset, in bounded memory.
+
+        Nothing is made or changed, and which contract the loader has does not matter. No snapshot: what comes or goes
+        meanwhile may be there or not, and other calls may be made between two records.
+
+        Raises:
+            ConfigError: This loader cannot say.
+            SinkUnavailableError: As for `positions`.
+        """
+        raise ConfigError(f"{self.target}: this loader does not show its quarantine; look at its table by other means")
+
+    def quarantine_counts(self, selection: Selection) -> Sequence[QuarantineCount]:
+        """
+        Count what is in quarantine, ascending, with the errors of `quarantined`.
+
+        This one reads every record; a loader may know better.
+        """
+        return counted(self.quarantined(selection))
 
     def census(self, line: Line, start: int, end: int) -> Census | None:
         """Count what the target holds of ``[start, end)`` of a line; None: this loader cannot tell."""

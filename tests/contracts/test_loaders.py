@@ -235,7 +235,7 @@ import sys
 from unittest import mock
 import attrs, duckdb, pytest
 from headrace.errors import *
-from headrace.loader import Census, LoadResult
+from headrace.loader import Census, LoadResult, Selection
 from headrace.plugins.duckdb import loader as module
 from headrace.plugins.duckdb.loader import DuckDBLoader
 from headrace.testing.contracts.loader import LoaderContract
@@ -375,6 +375,29 @@ class Broken(DuckDBLoader):
         return attrs.evolve(super().redrive(selection), rejected=0)
 """,
         {"test_redrive_moves_what_now_keeps_the_contract"},
+    ),
+    "leaves old reasons in quarantine": (
+        """
+class Broken(DuckDBLoader):
+    def redrive(self, selection):
+        before = list(self.quarantined(Selection()))
+        result = super().redrive(selection)
+        with self._connected() as connection:
+            for r in before:
+                connection.execute(
+                    f"UPDATE {self.target}_quarantine SET contract_version = ?, reason = ? WHERE _offset = ?"
+                    " AND _partition = ?", [r.version, r.reason, r.offset, r.partition.number])
+        return result
+""",
+        {"test_quarantine_says_why_a_record_is_refused_now"},
+    ),
+    "does not look at the column": (
+        """
+class Broken(DuckDBLoader):
+    def quarantined(self, selection):
+        return super().quarantined(attrs.evolve(selection, column=None))
+""",
+        {"test_quarantine_is_selected_and_counted"},
     ),
     "takes any version": (
         """

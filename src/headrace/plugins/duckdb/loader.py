@@ -20,9 +20,19 @@ from headrace.errors import (
     SinkUnavailableError,
 )
 from headrace.finding import Finding
-from headrace.loader import Census, Line, LoadableSegment, Loader, LoadResult, Selection
+from headrace.loader import (
+    Census,
+    Line,
+    LoadableSegment,
+    Loader,
+    LoadResult,
+    QuarantineCount,
+    QuarantinedRecord,
+    Selection,
+)
 from headrace.plugins.duckdb.connection import connected
 from headrace.plugins.duckdb.doctor import check_file
+from headrace.plugins.duckdb.quarantine import counts, records
 from headrace.plugins.duckdb.redrive import spool_quarantine, take_back
 from headrace.plugins.duckdb.tables import HELD, LINEAGE, PLACE, insertion, quarantine, statements
 from headrace.typed.columns import declared, quoted, sql_type
@@ -120,8 +130,6 @@ class DuckDBLoader(Loader):
                 return LoadResult()
             staging = Staging(connection, self._contract, folder)
             staging.stage(spooled)
-            if not any(good for good, *_ in staging.counts().values()):
-                return LoadResult()
             describe_places(connection, places)
             return self._transaction(
                 connection,
@@ -129,6 +137,13 @@ class DuckDBLoader(Loader):
                     connection, self.target, self._contract, {"target": self.target, "attempt": attempt}
                 ),
             )
+
+    def quarantined(self, selection: Selection) -> Iterator[QuarantinedRecord]:
+        if self.database.exists():
+            yield from records(self._opened, self.target, selection)
+
+    def quarantine_counts(self, selection: Selection) -> Sequence[QuarantineCount]:
+        return counts(self._opened, self.target, selection) if self.database.exists() else []
 
     def census(self, line: Line, start: int, end: int) -> Census | None:
         if not self.database.exists():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from headrace.contract import Contract
 from headrace.errors import CommitUnknownError
 from headrace.loader import LoadResult, Selection
+from headrace.plugins.duckdb.quarantine import where
 from headrace.plugins.duckdb.tables import HELD, PLACE, insertion, quarantine
 from headrace.typed.columns import quoted
 from headrace.typed.segments import Place
@@ -23,9 +24,9 @@ def spool_quarantine(
     connection: duckdb.DuckDBPyConnection, target: str, selection: Selection, folder: Path
 ) -> tuple[Spooled, list[Place]]:
     """Write the quarantined lines that were selected into *folder*, a file for each partition of each dataset."""
-    where, values = _where(selection)
+    condition, values = where(selection)
     cursor = connection.execute(
-        f"SELECT _dataset, _stream, _partition, line FROM {quoted(quarantine(target))} WHERE {where} ORDER BY 1, 2, 3",
+        f"SELECT _dataset, _stream, _partition, line FROM {quoted(quarantine(target))} WHERE {condition} ORDER BY 1, 2, 3",
         values,
     )
     files: list[Path] = []
@@ -44,26 +45,13 @@ def spool_quarantine(
     return Spooled(files, longest), places
 
 
-def _where(selection: Selection) -> tuple[str, dict[str, object]]:
-    where = ["_offset >= $start"]
-    values: dict[str, object] = {"start": selection.start}
-    if selection.partition is not None:
-        where.append("_stream = $stream AND _partition = $number")
-        values |= {"stream": selection.partition.stream, "number": selection.partition.number}
-    if selection.end is not None:
-        where.append("_offset < $end")
-        values["end"] = selection.end
-    if selection.reason is not None:
-        where.append("reason = $reason")
-        values["reason"] = selection.reason
-    return " AND ".join(where), values
-
-
 def take_back(
     connection: duckdb.DuckDBPyConnection, target: str, contract: Contract, held: Mapping[str, object]
 ) -> LoadResult:
     """
     Move what was staged from quarantine into the target, with a ledger row of its own kind for each line.
+
+    What is refused again stays, and says from now on by which contract and why.
 
     Args:
         connection: Inside a transaction that holds the lock row.
@@ -77,11 +65,12 @@ def take_back(
     table = quoted(quarantine(target))
     same = 'q._dataset = s.dataset AND q._stream = s.stream AND q._partition = s."partition" AND q._offset = r."offset"'
     still = f"EXISTS (SELECT 1 FROM {table} q WHERE {same})"
+    about = {**held, "contract": contract.name, "version": contract.version}
     lines = connection.execute(
         f'INSERT INTO headrace_ledger SELECT {PLACE}, $target, \'redrive\', min(r."offset"), max(r."offset") + 1, 0,'
         " count(*), 0, -count(*), NULL, $contract, $version, $attempt, now()"
         f" FROM staged r JOIN segments s USING (file) WHERE {HELD} AND {still} GROUP BY ALL",
-        {**held, "contract": contract.name, "version": contract.version},
+        about,
     ).fetchall()[0][0]
     inserted = connection.execute(f"{insertion(target, contract)} AND {still}", dict(held)).fetchall()[0][0]
     removed = connection.execute(
@@ -89,4 +78,10 @@ def take_back(
     ).fetchall()[0][0]
     if removed != inserted or bool(lines) != bool(inserted):
         raise CommitUnknownError(f"{target}: {inserted} rows went in and {removed} left quarantine; nothing is kept")
+    connection.execute(
+        f'UPDATE {table} q SET contract = $contract, contract_version = $version, "column" = r."column", reason = r.reason'
+        f" FROM refused r, segments s WHERE r.file = s.file AND {same} AND {HELD} AND (q.contract, q.contract_version,"
+        ' q."column", q.reason) <> ($contract, $version, r."column", r.reason)',
+        about,
+    )
     return LoadResult(0, 0, inserted, 0, -inserted)

@@ -21,7 +21,7 @@ from headrace.errors import (
     TransientError,
 )
 from headrace.formats import COMPRESSIONS, Workers, format_of
-from headrace.loader import Census, Line, LoadableSegment, Loader, LoadResult, Selection
+from headrace.loader import Census, Line, LoadableSegment, Loader, LoadResult, Selection, counted
 from headrace.records import Batch, Partition, Record
 from headrace.segment import Segment, Trailer
 from headrace.testing.contracts.values import HEADERS, KEYS
@@ -433,7 +433,8 @@ class LoaderContract:
         assert open_loader().redrive(Selection()) == LoadResult()
         lenient = open_loader(LenientTick)
         assert lenient.redrive(Selection(end=REDRIVABLE)) == LoadResult()
-        assert lenient.redrive(Selection(partition=PARTITIONS[1])) == LoadResult()
+        for other in ({"partition": PARTITIONS[1]}, {"column": "size"}, {"stream": "others"}, {"dataset_id": "f" * 32}):
+            assert lenient.redrive(Selection(**other)) == LoadResult()
         assert lenient.redrive(Selection()) == LoadResult(0, 0, 1, 0, -1)
         assert lenient.redrive(Selection()) == LoadResult()
         place = (DATASET, PARTITIONS[0], REDRIVABLE)
@@ -443,6 +444,60 @@ class LoaderContract:
         ]
         assert lenient.positions([self.line()]) == {self.line(): len(BAD)}
         assert lenient.load([one]) == LoadResult()
+
+    def test_quarantine_says_why_a_record_is_refused_now(
+        self, open_loader: Callable[..., Loader], warehouse: Warehouse
+    ) -> None:
+        """A redrive leaves what is still bad, with the contract and the reason that are true from then on."""
+        loader = open_loader()
+        try:
+            assert list(loader.quarantined(Selection())) == []
+        except ConfigError:
+            pytest.skip("this loader does not show its quarantine")  # `Loader.quarantined` is optional
+        segments = [segment(0, BAD), segment(0, values_of(40), partition=PARTITIONS[1])]
+        loader.load(segments)
+        first = list(open_loader().quarantined(Selection()))
+        places = [(r.dataset_id, r.partition, r.offset) for r in first]
+        assert places == sorted(place for place, _ in warehouse.quarantined(TARGET))
+        assert {(r.dataset_id, r.partition, r.offset): r.line for r in first} == dict(warehouse.quarantined(TARGET))
+        assert all((r.contract, r.version) == ("Tick", 1) for r in first)
+        assert [r.timestamp_ms for r in first] == [decode(bytes(r.line)).timestamp_ms for r in first]
+
+        open_loader(LenientTick).redrive(Selection(partition=PARTITIONS[0]))
+        second = list(open_loader().quarantined(Selection()))
+        told = {r.offset: (r.contract, r.version, r.column, r.reason) for r in second if r.partition == PARTITIONS[0]}
+        number = BAD.index(b'{"symbol":"A","price":1,"size":1.5}')
+        assert REDRIVABLE not in told
+        assert {(name, version) for name, version, *_ in told.values()} == {("LenientTick", 2)}
+        assert told[number] == ("LenientTick", 2, "price", "a number, expected a number as text")
+        assert [r for r in second if r.partition != PARTITIONS[0]] == [r for r in first if r.partition != PARTITIONS[0]]
+
+    def test_quarantine_is_selected_and_counted(self, loader: Loader) -> None:
+        """By partition, range, reason, column, stream and dataset; the counts are those of the records."""
+        try:
+            loader.load([segment(0, BAD), segment(0, values_of(40), partition=PARTITIONS[1])])
+            everything = list(loader.quarantined(Selection()))
+        except ConfigError:
+            pytest.skip("this loader does not show its quarantine")  # `Loader.quarantined` is optional
+        number = len(everything) // 2
+        column, reason = everything[number].column, everything[number].reason
+        for selection, expected in (
+            (Selection(), everything),
+            (Selection(partition=PARTITIONS[1]), [r for r in everything if r.partition == PARTITIONS[1]]),
+            (Selection(start=3, end=9), [r for r in everything if 3 <= r.offset < 9]),
+            (Selection(column=column), [r for r in everything if r.column == column]),
+            (Selection(column="", start=1), [r for r in everything if r.column == "" and r.offset]),
+            (
+                Selection(reason=reason, column=column),
+                [r for r in everything if (r.column, r.reason) == (column, reason)],
+            ),
+            (Selection(stream="ticks"), everything),
+            (Selection(stream="others"), []),
+            (Selection(dataset_id=DATASET), everything),
+            (Selection(dataset_id="f" * 32), []),
+        ):
+            assert list(loader.quarantined(selection)) == expected
+            assert list(loader.quarantine_counts(selection)) == counted(expected)
 
     def test_an_older_contract_is_refused(self, open_loader: Callable[..., Loader], warehouse: Warehouse) -> None:
         """A deployment that was left behind writes nothing into a table of the newer one (S7)."""
