@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 import pytest
 
-from headrace.contract import Column, Contract, column, contract, load_contract
+from headrace.contract import Column, Contract, Deletion, column, contract, load_contract
 from headrace.errors import ConfigError
 
 
@@ -45,6 +45,63 @@ def test_columns():
     ) == Contract.of(Quote)
 
 
+@contract(
+    version=1,
+    key=("symbol", "id"),
+    order=("time",),
+    deleted=("op", ["D"]),
+    cluster=["symbol"],
+    ascending=[["low", "high"]],
+)
+class Bar:
+    """All that a contract can say of a table."""
+
+    symbol: str = column(record="key", max_length=8)
+    id: int = column(record="offset")
+    time: datetime = column(record="timestamp")
+    op: str = column(one_of=("I", "D"), default="I")
+    low: Decimal | None = column(precision=18, scale=4, default="0.10")
+    high: Decimal | None = column(precision=18, scale=4)
+    levels: list[int] | None = column(source="book.levels", default=[1.5, {"a": None}])
+    more: dict[str, Any] | list[Any]
+
+
+def test_tables():
+    """Key, order, deletes, hints and row checks; defaults are cells; parts of the record have no name in its value."""
+    found = Contract.of(Bar)
+
+    assert (("symbol", "id"), ("time",), Deletion("op", ("D",))) == (found.key, found.order, found.deleted)
+    assert (("symbol",), (("low", "high"),)) == (found.cluster, found.ascending)
+    assert (
+        Column("symbol", "text", record="key", max_length=8),
+        Column("id", "integer", record="offset"),
+        Column("time", "timestamp", record="timestamp", unit="ms"),
+        Column("op", "text", source=("op",), one_of=("I", "D"), default="I"),
+        Column("low", "decimal", nullable=True, source=("low",), precision=18, scale=4, default="0.1000"),
+        Column("high", "decimal", nullable=True, source=("high",), precision=18, scale=4),
+        Column("levels", "json", True, ("book", "levels"), default='[1.5,{"a":null}]', shapes=("array",)),
+        Column("more", "json", source=("more",), shapes=("array", "object")),
+    ) == found.columns
+    assert [False, False, False, True, True, True, True, True] == [found.declared_nullable(c) for c in found.columns]
+    assert found.tombstones
+
+
+def test_a_tombstone_deletes_where_key_and_order_are_the_records_own():
+    """Without a value only key, timestamp and offset are there; where more is needed it deletes nothing (S9)."""
+    assert not Contract.of(keyed(key=("id",))).tombstones
+    assert not Contract.of(keyed()).tombstones
+    by_key = type("K", (), {"__annotations__": {"id": int, "n": int}, "id": column(record="key")})
+    assert Contract.of(contract(version=1, key=("id",))(by_key)).tombstones
+    assert not Contract.of(contract(version=1, key=("id",), order=("n",))(by_key)).tombstones
+
+
+def test_defaults_are_there_in_python_too():
+    """Rows of tests and scripts have them, and share none."""
+    one, two = (Bar(symbol="A", id=1, time=datetime(2026, 1, 1), high=None, more={}) for _ in range(2))  # noqa: DTZ001
+    assert ("I", "0.10", [1.5, {"a": None}]) == (one.op, one.low, one.levels)
+    assert one.levels is not two.levels
+
+
 def test_it_is_a_class_of_its_own():
     """A contract is an attrs class: rows can be made of it in tests and scripts."""
     quote = Quote(symbol="A", bid=Decimal(1), size=None, at=datetime(2026, 1, 1), side="B", odd_lot=False)  # noqa: DTZ001
@@ -66,10 +123,25 @@ def declared(hint: Any, value: Callable[[], Any] | None = None, name: str = "c")
     return contract(version=1)(type("K", (), body))
 
 
+def keyed(**table: Any) -> type:
+    class K:
+        id: int
+        at: datetime
+        maybe: int | None
+        op: str = column(one_of=("I", "D"))
+        low: Decimal = column(scale=0)
+        high: Decimal = column(scale=38)
+        more: list | dict
+
+    return contract(version=1, **table)(K)
+
+
 @pytest.mark.parametrize(("make", "says"), [
     (lambda: declared(float), r"K\.c: found type <class 'float'>, expected one of str, int, Decimal, bool, datetime"),
     (lambda: declared(int | str), r"K\.c: found type int \| str"),
-    (lambda: declared(list[int]), r"K\.c: found type list\[int\]"),
+    (lambda: declared(list[int] | str), r"K\.c: found type list\[int\] \| str"),
+    (lambda: declared(set[int]), r"K\.c: found type set\[int\]"),
+    (lambda: declared(None), r"K\.c: found type <class 'NoneType'>"),
     (lambda: declared(int, name="_offset"), r"K\._offset: found a name that begins with '_'"),
     (lambda: declared(Decimal, lambda: column(precision=39)), "found precision 39 and scale 9"),
     (lambda: declared(Decimal, lambda: column(precision=0, scale=0)), "found precision 0"),
@@ -83,6 +155,42 @@ def declared(hint: Any, value: Callable[[], Any] | None = None, name: str = "c")
     (lambda: declared(Decimal, lambda: column(maximum="1,5")), "found maximum='1,5'"),
     (lambda: declared(Decimal, lambda: column(maximum="NaN")), "found maximum='NaN'"),
     (lambda: declared(int, lambda: column(minimum=True)), "found minimum=True"),
+    (lambda: declared(int, lambda: column(max_length=3)), "max_length is for text, the column is integer"),
+    (lambda: declared(str, lambda: column(max_length=0)), "found max_length 0, expected 1, 2, …"),
+    (lambda: declared(bool, lambda: column(record="key")), "a record's key can be text or integer or decimal, the"),
+    (lambda: declared(str, lambda: column(record="offset")), "a record's offset can be integer, the column is text"),
+    (lambda: declared(str, lambda: column(record="headers")), "found record 'headers', expected one of value, key, timestamp"),
+    (lambda: declared(str, lambda: column(record="key", source="a")), "found source 'a' and record 'key', expected one"),
+    (lambda: declared(int, lambda: column(default="7")), "found default '7', expected what the column can hold: it is integer"),
+    (lambda: declared(int, lambda: column(default=True)), "found default True, expected what the column can hold"),
+    (lambda: declared(int, lambda: column(default=2**63)), "which the column itself refuses: beyond 64 bits"),
+    (lambda: declared(int, lambda: column(default=-1, minimum=0)), "found default -1, which the column itself refuses: below 0"),
+    (lambda: declared(Decimal, lambda: column(default=0.5)), "found default 0.5, expected what the column can hold"),
+    (lambda: declared(Decimal, lambda: column(default="0.55", scale=1)), "refuses: more than 1 digits behind the point"),
+    (lambda: declared(str, lambda: column(default="c", one_of=("a",))), "refuses: not one of the values that are allowed"),
+    (lambda: declared(datetime, lambda: column(default=datetime(2026, 1, 1))), "refuses: not an ISO-8601 time"),  # noqa: DTZ001
+    (lambda: declared(list, lambda: column(default={})), "refuses: an object, expected an array"),
+    (lambda: declared(dict, lambda: column(default={1, 2})), "expected what the column can hold: it is json"),
+    (lambda: keyed(key="id"), r"K: found key='id', expected a tuple of names, each once, such as \('symbol', 'id'\)"),
+    (lambda: keyed(key=("id", "id")), "K: found key="),
+    (lambda: keyed(key=("ID",)), "K: key names 'ID', and there is no such column; there are id, at, maybe, op, low, high, more"),
+    (lambda: keyed(key=("maybe",)), "K: key names maybe, which may be None"),
+    (lambda: keyed(key=("more",)), "K: key names more, which is json, expected one of text, boolean, integer"),
+    (lambda: keyed(order=("at",)), "K: found order or deleted without a key"),
+    (lambda: keyed(deleted=("op", ("D",))), "or deleted without a key"),
+    (lambda: keyed(key=("id",), order=("op",)), "K: order names op, which is text, expected one of integer, decimal, timestamp"),
+    (lambda: keyed(key=("id",), order=("id",)), "K: id is of the key and of the order"),
+    (lambda: keyed(key=("id",), deleted="op"), r"K: found deleted='op', expected a column and its values, such as"),
+    (lambda: keyed(key=("id",), deleted=("op", ())), "K: found deleted="),
+    (lambda: keyed(key=("id",), deleted=("low", (1,))), "K: deleted is for text, integer or boolean columns, low is decimal"),
+    (lambda: keyed(key=("id",), deleted=("op", (1,))), "K: found deleted value 1, which column op never has"),
+    (lambda: keyed(key=("id",), deleted=("op", ("X",))), "K: found deleted value 'X', which column op never has"),
+    (lambda: keyed(cluster=("more",)), "K: cluster names more, which is json"),
+    (lambda: keyed(cluster=("none",)), "K: cluster names 'none', and there is no such column"),
+    (lambda: keyed(ascending=("low", "high")), "K: found ascending=.*expected pairs of names"),
+    (lambda: keyed(ascending=(("low", "op"),)), r"K: ascending names low \(decimal\) and op \(text\), expected two numbers"),
+    (lambda: keyed(ascending=(("low", "low"),)), "K: ascending names low"),
+    (lambda: keyed(ascending=(("low", "high"),)), "together they have more than 38 digits"),
     (lambda: contract(version=0), "found contract version 0"),
     (lambda: contract(version=True), "found contract version True"),
     (lambda: contract(version="1"), "found contract version '1'"),

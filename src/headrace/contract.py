@@ -20,72 +20,40 @@ are passed over; of a key that repeats in one object the first counts.
 
 from __future__ import annotations
 
+import copy
+import functools
 import importlib
 import importlib.util
 import inspect
-import re
 import sys
 import types
-from collections.abc import Callable, Mapping
-from datetime import datetime
+from collections.abc import Callable, Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 import attrs
 
+from headrace.columns import MAX_BYTES, Column, Kind, Origin, Unit
+from headrace.declared import SPEC, described
 from headrace.errors import ConfigError
+from headrace.keyed import Deletion, check_table, deletion, names, pairs
+
+__all__ = [
+    "MAX_BYTES",
+    "Column",
+    "Contract",
+    "Deletion",
+    "Kind",
+    "Origin",
+    "Unit",
+    "column",
+    "contract",
+    "load_contract",
+]
 
 T = TypeVar("T")
-Kind = Literal["text", "integer", "decimal", "boolean", "timestamp"]
-Unit = Literal["iso", "s", "ms", "us", "ns"]
-
-_SPEC = "headrace.column"
-_VERSION = "__headrace_version__"
-_KINDS: Mapping[type, Kind] = {str: "text", int: "integer", Decimal: "decimal", bool: "boolean", datetime: "timestamp"}
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-
-
-@attrs.frozen
-class Column:
-    """
-    One column of a row.
-
-    Attributes:
-        name: In the table.
-
-        kind: Text, 64-bit integer, exact decimal, boolean, or a moment in UTC with nanoseconds.
-
-        nullable: Whether null, or no such field, is a value.
-
-        source: Where it is in the record's value: the names from the outside in.
-
-        precision: Digits of a decimal, at most 38.
-
-        scale: Of these, behind the point.
-
-        unit: How a moment is written: "iso" is ISO-8601 text with its zone, the others an integer since the Unix epoch.
-
-        text: A number that is written as a JSON string.
-
-        minimum: Smallest value.
-
-        maximum: Largest value.
-
-        one_of: The only values of a text.
-    """
-
-    name: str
-    kind: Kind
-    nullable: bool = False
-    source: tuple[str, ...] = ()
-    precision: int = 38
-    scale: int = 9
-    unit: Unit = "iso"
-    text: bool = False
-    minimum: int | Decimal | None = None
-    maximum: int | Decimal | None = None
-    one_of: tuple[str, ...] = ()
+_TABLE = "__headrace_contract__"
 
 
 @attrs.frozen
@@ -101,20 +69,48 @@ class Contract:
         columns: In their order.
 
         doc: What the class's docstring says: the table's comment.
+
+        key: The business key's columns; empty: every record is a row of its own.
+
+        order: Columns by which one record of a key is newer than another; its place in the log decides between equals (S8).
+
+        deleted: Which records are deletes, besides tombstones (S9).
+
+        cluster: Columns by which a warehouse that clusters its tables is to do so; a hint, rows do not depend on it.
+
+        ascending: Pairs of columns of which the second may not be below the first.
     """
 
     name: str
     version: int
     columns: tuple[Column, ...]
     doc: str = ""
+    key: tuple[str, ...] = ()
+    order: tuple[str, ...] = ()
+    deleted: Deletion | None = None
+    cluster: tuple[str, ...] = ()
+    ascending: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def tombstones(self) -> bool:
+        """Whether a record without a value is a delete: its key and its order are then to be had without one."""
+        return bool(self.key) and all(c.record != "value" for c in self.columns if self.places(c))
+
+    def places(self, column: Column) -> bool:
+        """Whether a column is of the key or the order: never NULL, of a delete neither."""
+        return column.name in self.key or column.name in self.order
+
+    def declared_nullable(self, column: Column) -> bool:
+        """Whether a table must let the column be NULL: where there are deletes, which may have no more than key and order."""
+        return column.nullable or ((self.tombstones or self.deleted is not None) and not self.places(column))
 
     @classmethod
     def of(cls, kept: type) -> Contract:
-        """Describe a contract class. ConfigError where it is none, or a field's type is not a column's."""
-        if not attrs.has(kept) or _VERSION not in kept.__dict__:
+        """Describe a contract class. ConfigError where it is none, or where something in it is not a contract's."""
+        if not attrs.has(kept) or _TABLE not in kept.__dict__:
             raise ConfigError(f"found {kept!r}, expected a class with @headrace.contract")
         hints = get_type_hints(kept, include_extras=True)
-        columns = tuple(_described(kept, field, hints[field.name]) for field in attrs.fields(kept))
+        columns = tuple(described(kept, field, hints[field.name]) for field in attrs.fields(kept))
         if not columns:
             raise ConfigError(f"{kept.__name__}: found no column, expected one or more")
         for column_, others in ((c, columns[:i]) for i, c in enumerate(columns)):
@@ -122,22 +118,50 @@ class Contract:
                 raise ConfigError(
                     f"{kept.__name__}.{column_.name}: a column of this name is there; databases do not tell case"
                 )
-        return cls(kept.__name__, kept.__dict__[_VERSION], columns, inspect.cleandoc(kept.__doc__ or ""))
+        given = dict(kept.__dict__[_TABLE])
+        given["deleted"] = deletion(kept.__name__, given["deleted"], columns)
+        made = cls(kept.__name__, columns=columns, doc=inspect.cleandoc(kept.__doc__ or ""), **given)
+        check_table(made)
+        return made
 
 
-def contract(*, version: int) -> Callable[[type[T]], type[T]]:
+def contract(
+    *,
+    version: int,
+    key: Sequence[str] = (),
+    order: Sequence[str] = (),
+    deleted: tuple[str, Sequence[str | int | bool]] | None = None,
+    cluster: Sequence[str] = (),
+    ascending: Sequence[Sequence[str]] = (),
+) -> Callable[[type[T]], type[T]]:
     """
     Make a class a contract.
 
     Args:
         version: Raised by one whenever rows would differ from those that are there.
+
+        key: Columns that say what a row is about. Of records with the same key the newest is the row.
+
+        order: Columns that say which is newer, the first one first; between equals, and without any, the place in the log
+            decides: stream, partition, offset.
+
+        deleted: A column and its values that make a record a delete: ``("op", ("D",))``. Of a delete only key and order must
+            be there. A record without a value is one as well where every column of key and order comes from the record itself
+            (``column(record=…)``).
+
+        cluster: Columns by which a warehouse that clusters its tables is to do so.
+
+        ascending: Pairs of columns that may not descend: ``(("low", "open"), ("open", "high"))``; NULL keeps every pair.
     """
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise ConfigError(f"found contract version {version!r}, expected 1, 2, …")
 
     def decorate(kept: type[T]) -> type[T]:
         made = attrs.frozen(kw_only=True)(kept)
-        setattr(made, _VERSION, version)
+        given = {"key": key, "order": order, "cluster": cluster}
+        table: dict[str, object] = {what: names(made.__name__, what, found) for what, found in given.items()}
+        table["ascending"] = pairs(made.__name__, "ascending", ascending)
+        setattr(made, _TABLE, {"version": version, "deleted": deleted, **table})
         Contract.of(made)  # a wrong field is told where it is written
         return made
 
@@ -154,6 +178,9 @@ def column(
     minimum: int | Decimal | str | None = None,
     maximum: int | Decimal | str | None = None,
     one_of: tuple[str, ...] = (),
+    max_length: int | None = None,
+    default: object = None,
+    record: Origin = "value",
 ) -> Any:
     """
     Say more of a column than its type does; see `Column`.
@@ -174,6 +201,13 @@ def column(
         maximum: Largest value.
 
         one_of: The only values of a text.
+
+        max_length: Characters that a text has at most.
+
+        default: What stands in the place of null and of no such field; it must keep the column itself. Of a decimal as
+            `Decimal` or text, of a moment with its zone.
+
+        record: Take it from the record's "key", "timestamp" or "offset" instead of its value.
     """
     given = {
         "source": tuple(source.split(".")) if source else (),
@@ -184,8 +218,13 @@ def column(
         "minimum": _bound("minimum", minimum),
         "maximum": _bound("maximum", maximum),
         "one_of": tuple(one_of),
+        "max_length": max_length,
+        "default": default,
+        "record": record,
     }
-    return attrs.field(metadata={_SPEC: given})
+    if default is None:
+        return attrs.field(metadata={SPEC: given})
+    return attrs.field(default=attrs.Factory(functools.partial(copy.deepcopy, default)), metadata={SPEC: given})
 
 
 def _bound(name: str, given: int | Decimal | str | None) -> int | Decimal | None:
@@ -215,7 +254,7 @@ def load_contract(text: str) -> type:
     module = _module(place, text)
     kept = getattr(module, name, None)
     if not isinstance(kept, type):
-        there = ", ".join(n for n, v in vars(module).items() if isinstance(v, type) and _VERSION in vars(v)) or "none"
+        there = ", ".join(n for n, v in vars(module).items() if isinstance(v, type) and _TABLE in vars(v)) or "none"
         raise ConfigError(f"found contract {text!r}, and {place} has no class {name!r}; contracts there: {there}")
     Contract.of(kept)
     return kept
@@ -236,30 +275,3 @@ def _module(place: str, text: str) -> types.ModuleType:
     except Exception as exc:
         raise ConfigError(f"contract {text!r}: {place} cannot be imported: {type(exc).__name__}: {exc}") from exc
     return module
-
-
-def _described(kept: type, field: attrs.Attribute[Any], hint: Any) -> Column:
-    where = f"{kept.__name__}.{field.name}"
-    members = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    plain = [m for m in members if m is not type(None)]
-    if len(plain) != 1 or plain[0] not in _KINDS:
-        names = ", ".join(t.__name__ for t in _KINDS)
-        raise ConfigError(f"{where}: found type {hint}, expected one of {names}, or one of them with | None")
-    if not _NAME.fullmatch(field.name):
-        raise ConfigError(f"{where}: found a name that begins with '_', expected a letter: those are the lineage's")
-    given = dict(field.metadata.get(_SPEC, {}))
-    given["source"] = given.get("source") or (field.name,)
-    found = Column(name=field.name, kind=_KINDS[plain[0]], nullable=len(members) > 1, **given)
-    if not 0 <= found.scale <= found.precision or not 1 <= found.precision <= 38:
-        raise ConfigError(
-            f"{where}: found precision {found.precision} and scale {found.scale}, expected 0 <= scale <= precision <= 38"
-        )
-    if found.unit not in get_args(Unit):
-        raise ConfigError(f"{where}: found unit {found.unit!r}, expected one of {', '.join(get_args(Unit))}")
-    if found.text and found.kind not in ("integer", "decimal"):
-        raise ConfigError(f"{where}: text=True is for numbers that are written as text, the column is {found.kind}")
-    if found.one_of and found.kind != "text":
-        raise ConfigError(f"{where}: one_of is for text, the column is {found.kind}")
-    if found.kind not in ("integer", "decimal") and (found.minimum is not None or found.maximum is not None):
-        raise ConfigError(f"{where}: minimum and maximum are for numbers, the column is {found.kind}")
-    return found

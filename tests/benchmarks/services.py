@@ -213,7 +213,9 @@ def latency(folder: Path, _records: int) -> Iterator[list[Sheet]]:
     with servers(folder) as service, Toxiproxy(folder=folder / "toxiproxy") as toxiproxy:
         proxy = toxiproxy.proxy("minio", service.minio.port)
         far = attrs.evolve(service.endpoint, url=f"http://127.0.0.1:{proxy.port}")
-        feed(service, service.topic(0), _FEED_S)  # a broker that has just begun takes seconds for what takes milliseconds later
+        feed(
+            service, service.topic(0), _FEED_S
+        )  # a broker that has just begun takes seconds for what takes milliseconds later
 
         def row(scheme: str, age_s: float, delay_ms: int = 0, puts_in_flight: int = 8) -> Sequence[object]:
             topic = service.topic(0)
