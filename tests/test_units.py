@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.errors import ConfigError
-from headrace.units import format_bytes, parse_bytes, parse_seconds
+from headrace.units import format_bytes, parse_bytes, parse_seconds, parse_share
 
 
 @pytest.mark.parametrize(
@@ -85,3 +85,16 @@ def test_shown_sizes_can_be_read(count: int):
     shown = format_bytes(count)
     unit = parse_bytes(f"1{shown.split()[1]}")
     assert abs(count - parse_bytes(shown)) <= 0.05 * unit + 1
+
+
+@pytest.mark.parametrize(("text", "share"), [("5%", 0.05), ("0.05", 0.05), ("0", 0.0), ("100 %", 1.0), ("0.5%", 0.005)])
+def test_shares(text: str, share: float):
+    """With the sign it is of a hundred, without it of one."""
+    assert share == pytest.approx(parse_share(text))
+
+
+@pytest.mark.parametrize("text", ["", "5", "101%", "-1%", "x%", "nan", "1,5%"])
+def test_no_shares(text: str):
+    """More than everything is no share."""
+    with pytest.raises(ConfigError):
+        parse_share(text)

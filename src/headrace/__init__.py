@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         PositionConflictError,
         SinkUnavailableError,
         SourceUnavailableError,
+        TooManyRejectedError,
         TransientError,
     )
     from headrace.expire import Expire, Expiry
@@ -134,6 +135,7 @@ __all__ = [
     "Store",
     "StoredObject",
     "TimestampType",
+    "TooManyRejectedError",
     "Trailer",
     "TransientError",
     "__version__",
@@ -157,6 +159,7 @@ _HOMES = {
         "PositionConflictError",
         "SinkUnavailableError",
         "SourceUnavailableError",
+        "TooManyRejectedError",
         "TransientError",
     ),
     "headrace.expire": (

@@ -12,7 +12,8 @@ Every error that headrace raises on purpose.
     ├─ DataError                      this data is not what its place says; never skipped in silence
     │  ├─ GapError                    records are gone that were never stored, or whose segments are
     │  │  └─ ExpiredError             `headrace.Expire` deleted these segments, and has noted it
-    │  └─ CorruptSegmentError         an object does not hold what its name and trailer say
+    │  ├─ CorruptSegmentError         an object does not hold what its name and trailer say
+    │  └─ TooManyRejectedError        most of what was to be loaded breaks the contract
     ├─ PositionConflictError          somebody else moved the position; look it up again
     └─ TransientError                 the same call may succeed later: the only ones that are retried
        ├─ SourceUnavailableError
@@ -99,6 +100,22 @@ class CorruptSegmentError(DataError):
     def __init__(self, message: str, *, key: str) -> None:
         super().__init__(message)
         self.key = key
+
+
+class TooManyRejectedError(DataError):
+    """
+    More of what was to be loaded breaks the contract than is allowed. The ledger has not moved: nothing is lost.
+
+    Attributes:
+        rejected: How many records break it.
+
+        records: Of how many.
+    """
+
+    def __init__(self, message: str, *, rejected: int, records: int) -> None:
+        super().__init__(message)
+        self.rejected = rejected
+        self.records = records
 
 
 class PositionConflictError(HeadraceError):

@@ -20,7 +20,7 @@ from headrace.errors import (
     TransientError,
 )
 from headrace.layout import Layout
-from headrace.loader import Line, LoadableSegment, Loader, LoadResult
+from headrace.loader import MAX_REJECTED, Line, LoadableSegment, Loader, LoadResult
 from headrace.logs import event as log_event
 from headrace.records import Partition
 from headrace.retry import Retry
@@ -71,6 +71,9 @@ class Load:
 
         group_segments: And at most so many.
 
+        max_rejected: The share of a transaction's records that may go to quarantine, 0 to 1; above it the run ends. Fewer than
+            100 bad records in one transaction stop nothing.
+
         follow: Go on looking for new segments until `stop`.
 
         look_every_s: How often, while following.
@@ -86,6 +89,7 @@ class Load:
     loader: Loader
     group_bytes: int = 16 << 20
     group_segments: int = 500
+    max_rejected: float = MAX_REJECTED
     follow: bool = False
     look_every_s: float = 5.0
     retry_for_s: float = 600.0
@@ -98,6 +102,8 @@ class Load:
 
     def __attrs_post_init__(self) -> None:
         self._retry = Retry(self.retry_for_s)
+        if not 0 <= self.max_rejected <= 1:
+            raise ConfigError(f"found max_rejected={self.max_rejected}, expected a share from 0 to 1")
 
     def run(self) -> LoadResult:
         """
@@ -109,8 +115,10 @@ class Load:
         Raises:
             DataError: The chain has a gap, an overlap or a segment that is not what it says. What was loaded stays loaded,
                 the other partitions were loaded as far as they go.
+            TooManyRejectedError: Too much breaks the contract; of that transaction nothing was written.
             SinkUnavailableError: The warehouse did not answer for `retry_for_s`.
         """
+        self.loader.max_rejected = self.max_rejected
         began_s = self.clock()
         log_event(_log, logging.INFO, "load begins", dataset=self.chain.dataset.id, target=self.loader.target)
         conflicts = 0

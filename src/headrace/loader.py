@@ -20,6 +20,22 @@ if TYPE_CHECKING:
     from headrace.finding import Finding
 
 
+MAX_REJECTED = 0.5
+"""
+The share of bad records that is taken, unless told otherwise.
+
+A contract that refuses more than it takes is not this stream's contract, or no longer: what it made of the rest is not to be
+trusted either, and a quarantine of millions is a second lake to clean up.
+"""
+
+LEAST_REJECTED = 100
+"""
+Fewer bad records in one call stop nothing, whatever their share.
+
+A small segment is easily bad as a whole, and so few records are looked at and redriven sooner than a load is set going again.
+"""
+
+
 @attrs.frozen(order=True)
 class Line:
     """
@@ -237,10 +253,14 @@ class Loader(ABC):
         target: The table's name.
 
         contract: The class that says what a row is (`headrace.contract`).
+
+        max_rejected: The share of a call's records that may go to quarantine, 0 to 1; above it `load` refuses
+            (`headrace.typed.share`).
     """
 
     target: str
     contract: type
+    max_rejected: float = MAX_REJECTED
 
     @abstractmethod
     def positions(self, lines: Sequence[Line]) -> Mapping[Line, int | None]:
@@ -263,6 +283,7 @@ class Loader(ABC):
         Raises:
             PositionConflictError: The ledger is not at a segment's start. Nothing was written.
             CorruptSegmentError: A segment does not hold what its trailer says. Nothing was written.
+            TooManyRejectedError: More than `max_rejected` of the records break the contract. Nothing was written.
             SinkUnavailableError: Nothing was written; call again.
             CommitUnknownError: All or nothing was written; call again, the ledger decides (S5).
         """

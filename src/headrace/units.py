@@ -13,6 +13,7 @@ _BYTES = {"": 1, "b": 1} | {
 }
 _SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _QUANTITY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", re.IGNORECASE | re.ASCII)
+_SHARE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(%?)\s*", re.ASCII)
 
 
 def parse_bytes(text: str) -> int:
@@ -25,6 +26,15 @@ def parse_seconds(text: str) -> float:
     """Read a time: ``30`` or ``30s``, ``500ms``, ``5m``, ``2h``, ``7d``. ConfigError if it is none."""
     number, unit = _split(text, "a time", _SECONDS)
     return number * _SECONDS[unit]
+
+
+def parse_share(text: str) -> float:
+    """Read a share: ``5%`` or ``0.05``, from 0 to 1. ConfigError if it is none."""
+    match = _SHARE.fullmatch(text)
+    found = -1.0 if match is None else float(match[1]) / (100 if match[2] else 1)
+    if not 0 <= found <= 1:
+        raise ConfigError(f"found {text!r}, expected a share from 0% to 100%, such as 5%")
+    return found
 
 
 def format_bytes(count: float) -> str:

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from headrace.cli import demo, doctor, expire, load, plugins, show, stream
+from headrace.cli import demo, doctor, expire, load, plugins, quarantine, redrive, show, stream
 from headrace.cli.exits import DONE, FAULT, OUTPUT, USAGE, code_of
 from headrace.cli.options import LogFormat, LogLevel, begin
 from headrace.cli.output import Output, give_up_pipe, message_of, places_of, print_error
@@ -75,9 +75,29 @@ def application(*, drawn: bool) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(invoke_without_command=True, help=_help(common))(common)
-    for command in (stream.stream, load.load, show.show, expire.expire, doctor.doctor, plugins.plugins, demo.demo):
+    for command in (
+        stream.stream,
+        load.load,
+        redrive.redrive,
+        show.show,
+        expire.expire,
+        doctor.doctor,
+        plugins.plugins,
+        demo.demo,
+    ):
         app.command(command.__name__, help=_help(command))(command)
+    group = typer.Typer(rich_markup_mode="rich" if drawn else None)
+    group.callback(invoke_without_command=True)(_show_help)
+    for name, part in (("list", quarantine.counts), ("show", quarantine.show), ("export", quarantine.export)):
+        group.command(name, help=_help(part))(part)
+    app.add_typer(group, name="quarantine", help="What broke its contract: count it, look at a record, export it.")
     return app
+
+
+def _show_help(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(USAGE)
 
 
 def _help(command: Callable[..., Any]) -> str:

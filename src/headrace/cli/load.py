@@ -16,6 +16,7 @@ from headrace.cli.exits import code_of_stop
 from headrace.cli.lake import open_chain
 from headrace.cli.options import (
     AsJson,
+    ContractName,
     Epoch,
     Lake,
     LogFormat,
@@ -23,6 +24,7 @@ from headrace.cli.options import (
     RetryFor,
     StreamName,
     begin,
+    share,
     size,
     some_seconds,
 )
@@ -31,7 +33,7 @@ from headrace.cli.progress import LoadStatus
 from headrace.cli.signals import stopping
 from headrace.errors import HeadraceError
 from headrace.load import Load
-from headrace.loader import Line, Loader
+from headrace.loader import MAX_REJECTED, Line, Loader
 from headrace.logs import redacted
 from headrace.records import Partition
 from headrace.registry import Registry
@@ -44,14 +46,7 @@ def load(
     warehouse: Annotated[
         str, typer.Argument(metavar="WAREHOUSE", help="The target, a URI with its table.", show_default=False)
     ],
-    contract: Annotated[
-        str,
-        typer.Option(
-            metavar="MODULE:CLASS",
-            show_default=False,
-            help="What a row is: a class of a module, or of a file as in trades.py:Trade.",
-        ),
-    ],
+    contract: ContractName,
     stream: StreamName = "",
     epoch: Epoch = "",
     follow: Annotated[bool, typer.Option("--follow", help="Go on looking for new segments until stopped.")] = False,
@@ -68,6 +63,16 @@ def load(
             help="Load segments together up to this size, compressed.",
         ),
     ] = 16 << 20,
+    max_rejected: Annotated[
+        float,
+        typer.Option(
+            parser=share,
+            metavar="SHARE",
+            show_default="50%",
+            help="End with code 1, and write nothing, where more of a transaction's records break the contract: 5%, 100% for"
+            " no limit. Fewer than 100 stop nothing.",
+        ),
+    ] = MAX_REJECTED,
     retry_for: RetryFor = 600.0,
     json: AsJson = False,
     log_level: LogLevel = "",
@@ -77,7 +82,7 @@ def load(
     Load what WAREHOUSE lacks of LAKE. Killed at any moment, it is simply run again.
 
     Rows, quarantine and ledger are written in one transaction. A record that breaks the contract goes to quarantine, with
-    the reason; it stops nothing.
+    the reason; it stops nothing, unless most records do: that ends the run before they are written.
 
     For example:
 
@@ -99,6 +104,7 @@ def load(
         follow=follow,
         look_every_s=every,
         group_bytes=group,
+        max_rejected=max_rejected,
         retry_for_s=retry_for,
     )
     try:

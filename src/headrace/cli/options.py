@@ -11,7 +11,7 @@ import typer
 from headrace.cli.output import Output
 from headrace.errors import ConfigError
 from headrace.logs import configure
-from headrace.units import parse_bytes, parse_seconds
+from headrace.units import parse_bytes, parse_seconds, parse_share
 
 T = TypeVar("T")
 
@@ -47,6 +47,9 @@ seconds = _read(parse_seconds)
 some_seconds = _read(_positive(parse_seconds, "a time"))
 """Reads ``30s``, but not 0."""
 
+share = _read(parse_share)
+"""Reads ``5%``."""
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document, and nothing else.")]
 Lake = Annotated[
     str, typer.Argument(metavar="LAKE", help="Where the segments are, such as file:///lake.", show_default=False)
@@ -58,6 +61,15 @@ Epoch = Annotated[
     str,
     typer.Option(
         "--epoch", metavar="NAME", help="Which epoch of the stream; the first one has no name.", show_default=False
+    ),
+]
+ContractName = Annotated[
+    str,
+    typer.Option(
+        "--contract",
+        metavar="MODULE:CLASS",
+        show_default=False,
+        help="What a row is: a class of a module, or of a file as in trades.py:Trade.",
     ),
 ]
 RetryFor = Annotated[
@@ -76,7 +88,7 @@ LogLevel = Annotated[
         "--log-level",
         metavar="LEVEL",
         envvar="HEADRACE_LOG_LEVEL",
-        show_default="warning; info where stream and load have no terminal",
+        show_default="warning; info where a run has no terminal",
         help="debug, info, warning or error. debug shows tracebacks.",
     ),
 ]
@@ -92,7 +104,7 @@ LogFormat = Annotated[
     ),
 ]
 
-_RUNS = ("stream", "load")
+_RUNS = ("stream", "load", "redrive")
 
 
 def begin(context: typer.Context, log_level: str, log_format: str, *, as_json: bool = False) -> Output:

@@ -17,6 +17,7 @@ from headrace.flush import Progress
 from headrace.gauges import Rate
 from headrace.load import LoadProgress
 from headrace.logs import event as log_event
+from headrace.redrive import RedriveProgress
 from headrace.units import format_bytes
 
 T = TypeVar("T")
@@ -146,11 +147,26 @@ class LoadStatus(Status):
             )
 
 
+class RedriveStatus(Status):
+    """Shows the numbers of a `Redrive`; its `observe`."""
+
+    def __init__(self) -> None:
+        super().__init__("redriving", bounded=False)
+
+    def __call__(self, now: RedriveProgress) -> None:
+        """Show them."""
+        facts = [f"{now.tried:,} tried", f"{now.result.inserted:,} rows", f"{now.transactions:,} transactions"]
+        self.show(now.tried, None, facts)
+        if not self.drawn:
+            log_event(_log, logging.INFO, "redriving", tried=now.tried, inserted=now.result.inserted)
+
+
 class Looking:
     """Counts on a terminal what is looked at, where that takes a while."""
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, things: str = "segments") -> None:
         self._status = Status(f"reading {what}", bounded=False)
+        self._things = things
         self._seen = 0
 
     def __enter__(self) -> Self:
@@ -165,7 +181,7 @@ class Looking:
     def __call__(self, thing: object) -> None:
         """Count one more."""
         self._seen += 1
-        self._status.show(self._seen, None, [f"{self._seen:,} segments"])
+        self._status.show(self._seen, None, [f"{self._seen:,} {self._things}"])
 
     def each(self, things: Iterable[T]) -> Iterator[T]:
         """Yield them, counted."""

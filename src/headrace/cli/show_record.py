@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from base64 import b64encode
+from collections.abc import Mapping
 
 from headrace.chain import Chain
 from headrace.cli.exits import DATA, DONE
@@ -27,16 +28,22 @@ def show_record(output: Output, chain: Chain, number: int, offset: int, *, raw: 
     place = f"{chain.store.place}/{segment.key}"
     if output.as_json:
         output.document(
-            {"stream": chain.dataset.stream, "partition": number, "record": _fields(record), "object": place}
+            {"stream": chain.dataset.stream, "partition": number, "record": fields_of(record), "object": place}
         )
         return DONE
+    print_fields(output, {**record_rows(record), "object": place})
+    return DONE
+
+
+def record_rows(record: Record) -> dict[str, str]:
+    """A record's fields as people read them."""
     headers = "\n".join(f"{name}: {_printable(value)}" for name, value in record.headers) or "none"
     value = "none, a tombstone" if record.value is None else _printable(record.value)
     kind = {"create": "set by the producer", "append": "set by the broker"}.get(
         record.timestamp_type, record.timestamp_type
     )
-    rows = {
-        "offset": str(offset),
+    return {
+        "offset": str(record.offset),
         "time": f"{when(record.timestamp_ms)} UTC ({record.timestamp_ms} ms, {kind})"
         if record.timestamp_ms >= 0
         else "none",
@@ -44,12 +51,14 @@ def show_record(output: Output, chain: Chain, number: int, offset: int, *, raw: 
         "headers": headers,
         "value": value,
         "size": f"{0 if record.value is None else len(record.value):,} bytes",
-        "object": place,
     }
+
+
+def print_fields(output: Output, rows: Mapping[str, str]) -> None:
+    """Show names and texts, one below the other; what may be copied is not folded."""
     for name, text in rows.items():
         for i, line in enumerate(text.split("\n")):
             output.line(f"{name if i == 0 else '':8} {line}", whole=name in ("key", "headers", "value", "object"))
-    return DONE
 
 
 def _find(chain: Chain, segment: Segment, offset: int) -> Record | None:
@@ -78,7 +87,7 @@ def _show_none(output: Output, chain: Chain, number: int, offset: int, segment: 
     return DATA
 
 
-def _fields(record: Record) -> dict[str, object]:
+def fields_of(record: Record) -> dict[str, object]:
     """A record by the names of a bronze line; bytes that are no UTF-8 as base64."""
     return {
         "offset": record.offset,

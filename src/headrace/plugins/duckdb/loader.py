@@ -37,6 +37,7 @@ from headrace.plugins.duckdb.redrive import spool_quarantine, take_back
 from headrace.plugins.duckdb.tables import HELD, LINEAGE, PLACE, insertion, quarantine, statements
 from headrace.typed.columns import declared, quoted, sql_type
 from headrace.typed.segments import check_counts, describe, describe_places
+from headrace.typed.share import check_share
 from headrace.typed.spool import spool, workspace
 from headrace.typed.staging import Staging
 
@@ -119,8 +120,10 @@ class DuckDBLoader(Loader):
                 return LoadResult()
             staging = Staging(connection, self._contract, folder)
             staging.stage(spool(wanted, folder))
-            check_counts(wanted, staging.counts())
+            counted = staging.counts()
+            check_counts(wanted, counted)
             describe(connection, wanted)
+            check_share(connection, counted, self.max_rejected, self.target)
             return self._transaction(connection, lambda attempt: self._insert(connection, attempt, wanted))
 
     def redrive(self, selection: Selection) -> LoadResult:

@@ -18,10 +18,11 @@ from headrace.errors import (
     CorruptSegmentError,
     PositionConflictError,
     SinkUnavailableError,
+    TooManyRejectedError,
     TransientError,
 )
 from headrace.formats import COMPRESSIONS, Workers, format_of
-from headrace.loader import Census, Line, LoadableSegment, Loader, LoadResult, Selection, counted
+from headrace.loader import LEAST_REJECTED, Census, Line, LoadableSegment, Loader, LoadResult, Selection, counted
 from headrace.records import Batch, Partition, Record
 from headrace.segment import Segment, Trailer
 from headrace.testing.contracts.values import HEADERS, KEYS
@@ -401,6 +402,22 @@ class LoaderContract:
         self.holds(warehouse)
         loader.load(segments)
         self.holds(warehouse, *segments)
+
+    def test_too_many_bad_records_stop_all(self, loader: Loader, warehouse: Warehouse) -> None:
+        """Above the share nothing is written and the error says why, with a place; at the share, or of a few, all is taken."""
+        few = segment(0, [b"{}"] * (LEAST_REJECTED - 1))
+        loader.load([few])
+        good = segment(few.segment.end, [GOOD[0][0]] * 60)
+        bad = segment(good.segment.end, [b"[]", b"{}"] + [b'{"symbol":"A","price":"7"}'] * LEAST_REJECTED)
+        with pytest.raises(TooManyRejectedError) as told:
+            loader.load([good, bad])
+        assert (told.value.rejected, told.value.records) == (LEAST_REJECTED + 2, LEAST_REJECTED + 62)
+        place = f"ticks/0 offset {bad.segment.start + 2}"
+        assert f"{LEAST_REJECTED} of price: text, expected a number, first at {place}" in str(told.value)
+        self.holds(warehouse, few)
+        loader.max_rejected = (LEAST_REJECTED + 2) / (LEAST_REJECTED + 62)
+        loader.load([good, bad])
+        self.holds(warehouse, few, good, bad)
 
     # ---- counting ---------------------------------------------------------------------------------------------------
 

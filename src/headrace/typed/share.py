@@ -1,0 +1,57 @@
+"""Refuses a load of which too much breaks the contract, before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from headrace.errors import TooManyRejectedError
+from headrace.loader import LEAST_REJECTED
+
+if TYPE_CHECKING:
+    import duckdb
+
+_REASONS = 3
+
+
+def check_share(
+    connection: duckdb.DuckDBPyConnection,
+    counts: Mapping[int, tuple[int, int, int, int]],
+    max_rejected: float,
+    target: str,
+) -> None:
+    """
+    Compare what was refused with what may be; called when the tables ``refused`` and ``segments`` are made.
+
+    Args:
+        connection: On which the lines were staged.
+
+        counts: Of `headrace.typed.staging.Staging.counts`.
+
+        max_rejected: The share of the records that may go to quarantine, 0 to 1.
+
+        target: For the message.
+
+    Raises:
+        TooManyRejectedError: There are `LEAST_REJECTED` or more, and they are more than that share.
+    """
+    rejected = sum(bad for _, bad, *_ in counts.values())
+    records = rejected + sum(good for good, *_ in counts.values())
+    if rejected < LEAST_REJECTED or rejected <= max_rejected * records:
+        return
+    found = connection.execute(
+        'SELECT "column", reason, count(*) AS n, min((stream, "partition", "offset"))'
+        f" FROM refused JOIN segments USING (file) GROUP BY ALL ORDER BY n DESC, 1, 2 LIMIT {_REASONS + 1}"
+    ).fetchall()
+    reasons = "; ".join(
+        f"{number:,} of {column or 'the record as a whole'}: {reason}, first at {place[0]}/{place[1]} offset {place[2]}"
+        for column, reason, number, place in found[:_REASONS]
+    )
+    more = "; and others" if len(found) > _REASONS else ""
+    raise TooManyRejectedError(
+        f"{target}: {rejected:,} of {records:,} records break the contract ({rejected / records:.1%}), expected at most"
+        f" {100 * max_rejected:g}%: {reasons}{more}. Nothing was written and nothing is lost, the ledger stays where it is:"
+        " mend the contract and load again, or take them into quarantine with a higher --max-rejected and redrive them later",
+        rejected=rejected,
+        records=records,
+    )
