@@ -213,8 +213,10 @@ class Places:
         if not wanted or (len(wanted) == 1 and self._sought(wanted[0])):
             return
         self._ask(lambda: self.consumer().incremental_unassign(wanted), "unassign")
+        # a pause outlives its assignment; taken back behind the next one it may overtake that one's start inside librdkafka,
+        # and all that is fetched from there on is thrown away as out of date: the partition would stand still for ever
+        self._ask(lambda: self.consumer().resume(wanted), "resume")
         self._ask(lambda: self.consumer().incremental_assign(wanted), "assign")
-        self._ask(lambda: self.consumer().resume(wanted), "resume")  # a pause outlives its assignment
 
     def _sought(self, place: TopicPartition) -> bool:
         """Seek and resume; False where it is not being fetched yet, which is all that a seek knows."""
