@@ -124,9 +124,9 @@ class Chain:
             found, more = self._page(number, 0)  # the hint is ahead of the lake
         if not found:
             return None
-        above = _TOP if high is None or high <= _start(found[-1]) else high
+        above = _TOP if high is None or high <= start_of(found[-1]) else high
         while more:
-            last = _start(found[-1])
+            last = start_of(found[-1])
             if above <= last + 1:
                 above = _TOP  # the belief was wrong
             middle = (last + 1 + above) // 2
@@ -171,10 +171,10 @@ class Chain:
         while low < high:
             middle = low if best is None else (low + high) // 2
             found, more = self._page(number, middle)
-            fit = [item for item in found if _start(item) <= position]
+            fit = [item for item in found if start_of(item) <= position]
             if fit:
                 best = fit[-1]
-                low = _start(best) + 1
+                low = start_of(best) + 1
                 if len(fit) < len(found) or not more:
                     break
             elif best is None:
@@ -202,7 +202,7 @@ class Chain:
         """
         begun = position
         for item in self.objects(number, position):
-            start = _start(item)
+            start = start_of(item)
             if start > position:
                 self._missing(number, position, start)
             if start < position:
@@ -264,7 +264,7 @@ class Chain:
             found, more = self._page(number, start)
             yield from found
             if found:
-                start = _start(found[-1]) + 1
+                start = start_of(found[-1]) + 1
 
     def _check_end(self, number: int, position: int) -> None:
         """No key at or after *position*: the chain must end there, or it is not the chain that was seen before (B29)."""
@@ -290,8 +290,8 @@ class Chain:
         if expired and expired[0] == (start, start + 1 if end is None else end):
             raise ExpiredError(
                 f"{self._at(number)}: the segments {where} were expired: deleted on purpose, as the notes in"
-                f" {self.layout.expired(number)} say; restore them from a copy, or keep to a table that was loaded before"
-                " they went",
+                f" {self.layout.expired(number)} say; restore them from a copy, keep to a table that was loaded before they"
+                " went, or let a new one begin behind them (begin_at, --begin-at oldest)",
                 partition=partition,
                 start=start,
                 end=start if end is None else end,
@@ -314,7 +314,7 @@ class Chain:
         where one is there, nothing behind it was expired, whatever a note says.
         """
         head = next(self.objects(number), None)
-        end = end if head is None else min(end, _start(head))
+        end = end if head is None else min(end, start_of(head))
         found: list[tuple[int, int]] = []
         for noted_from, noted_to in sorted(ranges(self.store, self.layout.expired(number))):
             a, b = max(noted_from, start), min(noted_to, end)
@@ -333,7 +333,7 @@ class Chain:
             return None
         where = f"{self.store.place}/{item.key}"
         found = self.format.trailer(seal, key=where)
-        key = (self.dataset.id, Partition(self.dataset.stream, number), _start(item))
+        key = (self.dataset.id, Partition(self.dataset.stream, number), start_of(item))
         if (found.dataset_id, found.partition, found.start) != key or found.end <= found.start:
             raise CorruptSegmentError(
                 f"{where}: its trailer says dataset {found.dataset_id}, {found.partition}, [{found.start}, {found.end});"
@@ -415,5 +415,6 @@ def ranges(store: Store, prefix: str) -> Iterator[tuple[int, int]]:
         after = page.objects[-1].key if page.objects else after
 
 
-def _start(item: StoredObject) -> int:
+def start_of(item: StoredObject) -> int:
+    """Where a segment starts, by its name."""
     return int(item.key.rpartition("/")[2][:20])

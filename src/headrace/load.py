@@ -6,10 +6,11 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from typing import Literal
 
 import attrs
 
-from headrace.chain import Chain, streams
+from headrace.chain import Chain, start_of, streams
 from headrace.dataset import Dataset, read_dataset
 from headrace.errors import (
     ConfigError,
@@ -74,6 +75,15 @@ class Load:
         max_rejected: The share of a transaction's records that may go to quarantine, 0 to 1; above it the run ends. Fewer than
             100 bad records in one transaction stop nothing.
 
+        begin_at: Where a partition begins that was never loaded: its number to an offset at which a segment starts; or
+            "oldest": behind the head that `headrace.Expire` deleted, where it did. A ledger row of its own kind says so (B29).
+
+        until: Load no segment that starts at or after this offset; all records below it are loaded then, as far as they are in
+            the lake.
+
+        until_ms: Load a partition up to its first segment of which every record is of this time or later, by the records'
+            own timestamps in milliseconds since the epoch. One without a timestamp counts as before.
+
         follow: Go on looking for new segments until `stop`.
 
         look_every_s: How often, while following.
@@ -90,6 +100,9 @@ class Load:
     group_bytes: int = 16 << 20
     group_segments: int = 500
     max_rejected: float = MAX_REJECTED
+    begin_at: Mapping[int, int] | Literal["oldest"] | None = None
+    until: int | None = None
+    until_ms: int | None = None
     follow: bool = False
     look_every_s: float = 5.0
     retry_for_s: float = 600.0
@@ -104,6 +117,8 @@ class Load:
         self._retry = Retry(self.retry_for_s)
         if not 0 <= self.max_rejected <= 1:
             raise ConfigError(f"found max_rejected={self.max_rejected}, expected a share from 0 to 1")
+        if self.follow and (self.until, self.until_ms) != (None, None):
+            raise ConfigError("found follow with an end (until): a run that goes on for ever has none")
 
     def run(self) -> LoadResult:
         """
@@ -174,16 +189,47 @@ class Load:
         positions = self._positions = dict(self._retry(lambda: self.loader.positions(lines)))
         for line in lines:
             try:
-                yield from self._walk(line.partition.number, positions[line] or 0, stopped)
+                position = positions[line]
+                if position is None:
+                    position = self._begin(line)
+                yield from self._walk(line.partition.number, position, stopped)
             except TransientError:
                 raise
             except HeadraceError as error:
                 self._stop(line.partition, error, stopped)
 
+    def _begin(self, line: Line) -> int:
+        """Say where a line begins that was never loaded; where that is not the chain's beginning, the ledger holds it then."""
+        number = line.partition.number
+        head = self._retry(lambda: next(self.chain.objects(number), None))
+        if self.begin_at is None or head is None:
+            return 0
+        if self.begin_at == "oldest":
+            position = start_of(head)
+            if position == 0 or self._retry(lambda: self.chain.expired(number, 0, position)) != [(0, position)]:
+                return 0  # the walk says what is missing, if anything is
+        else:
+            position = self.begin_at.get(number, 0)
+            first = self._retry(lambda: next(self.chain.objects(number, position), None))
+            if position and (first is None or start_of(first) != position):
+                there = "none after it does" if first is None else f"the next one starts at {start_of(first)}"
+                raise ConfigError(
+                    f"{line.partition}: found begin_at={position}, and no segment starts there; {there}: `headrace show LAKE"
+                    f" --partition {number}` lists them"
+                )
+        if position:
+            self._retry(lambda: self.loader.begin(line, position))
+            log_event(_log, logging.WARNING, "begins behind the head", partition=str(line.partition), position=position)
+        return position
+
     def _walk(self, number: int, position: int, stopped: Mapping[int, HeadraceError]) -> Iterator[Segment]:
-        """Walk one chain, until it has stopped."""
+        """Walk one chain, until it has stopped, or is as far as it shall go."""
         walk = self.chain.walk_on(number, position, self._retry)
         while number not in stopped and (segment := next(walk, None)) is not None:
+            if self.until is not None and segment.start >= self.until:
+                return
+            if self.until_ms is not None and segment.trailer.min_ms >= self.until_ms:
+                return
             yield segment
 
     def _lines(self, dataset: Dataset, numbers: Iterable[int]) -> list[Line]:

@@ -288,6 +288,20 @@ class Loader(ABC):
             CommitUnknownError: All or nothing was written; call again, the ledger decides (S5).
         """
 
+    def begin(self, line: Line, position: int) -> None:
+        """
+        Let a line that was never loaded begin at *position*: what is before it will not be in this target (B29).
+
+        A ledger row of the kind ``begin_at``, without records, in a transaction as a load's (S1). The same call again changes
+        nothing.
+
+        Raises:
+            PositionConflictError: The line has begun elsewhere.
+            ConfigError: This loader cannot.
+            SinkUnavailableError: Nothing was written; call again. `CommitUnknownError` likewise, the ledger decides.
+        """
+        raise ConfigError(f"{self.target}: this loader cannot begin behind the head of a chain")
+
     @abstractmethod
     def redrive(self, selection: Selection) -> LoadResult:
         """

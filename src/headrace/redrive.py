@@ -132,7 +132,9 @@ class Redrive:
         found: Counter[tuple[str, str, str, str]] = Counter()
         try:
             for record in self._records():
-                said = row(contract, decode(record.line).value)
+                known = decode(record.line)
+                about = {"timestamp_ms": known.timestamp_ms, "offset": known.offset}
+                said = row(contract, known.value, key=known.key, **about)
                 now = (said.column, said.reason) if isinstance(said, Rejected) else ("", "")
                 found[record.column, record.reason, *now] += 1
                 if self._retry.hurry.is_set():

@@ -301,6 +301,15 @@ def believing(monkeypatch):
 """,
         {"test_a_segment_that_lies_stops_all"},
     ),
+    "begins wherever it is told": (
+        """
+class Broken(DuckDBLoader):
+    def begin(self, line, position):
+        with mock.patch.object(module, "_position", lambda *_: None):
+            super().begin(line, position)
+""",
+        {"test_a_line_may_begin_behind_the_head"},
+    ),
     "takes whatever comes": (
         """
 class Broken(DuckDBLoader):

@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 import sys
+from datetime import UTC, datetime, timedelta
 from signal import Signals
-from typing import Annotated
+from typing import Annotated, Literal
 
 import attrs
 import typer
@@ -73,6 +74,25 @@ def load(
             " no limit. Fewer than 100 stop nothing.",
         ),
     ] = MAX_REJECTED,
+    until: Annotated[
+        str,
+        typer.Option(
+            metavar="OFFSET|TIME",
+            show_default=False,
+            help="An offset: load no segment that starts at or after it. A time with its zone, 2024-03-01T00:00:00Z: load each"
+            " partition up to the first segment of which all records are of then or later.",
+        ),
+    ] = "",
+    begin_at: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--begin-at",
+            metavar="oldest|PARTITION:OFFSET",
+            show_default=False,
+            help="Where a partition begins that was never loaded: 'oldest' for behind what `headrace expire` deleted, or an"
+            " offset at which a segment starts, for each partition once.",
+        ),
+    ] = None,
     retry_for: RetryFor = 600.0,
     json: AsJson = False,
     log_level: LogLevel = "",
@@ -94,6 +114,7 @@ def load(
 
     output, registry = begin(context, log_level, log_format, as_json=json), Registry.discover()
     sys.path.append("")  # a module of the current folder, after all that is installed
+    end, end_ms = _end(until)
     uri = URI.parse(warehouse)
     loader = registry.loader(uri, load_contract(contract))
     chain = open_chain(registry, lake, stream, epoch, wait_s=every if follow else None)
@@ -105,10 +126,16 @@ def load(
         look_every_s=every,
         group_bytes=group,
         max_rejected=max_rejected,
+        begin_at=_beginning(begin_at or []),
+        until=end,
+        until_ms=end_ms,
         retry_for_s=retry_for,
     )
     try:
-        with LoadStatus(segments=_to_do(chain, loader, follow=follow)) as progress, stopping(run.stop) as stop:
+        with (
+            LoadStatus(segments=_to_do(chain, loader, follow=follow or bool(until))) as progress,
+            stopping(run.stop) as stop,
+        ):
             run.observe = progress
             run.run()
     except HeadraceError:
@@ -118,6 +145,30 @@ def load(
     _report(output, run)
     output.document({})
     return code_of_stop(stop.signal, endless=follow)
+
+
+def _beginning(words: list[str]) -> Literal["oldest"] | dict[int, int] | None:
+    if words == ["oldest"]:
+        return "oldest"
+    pairs = [word.partition(":")[::2] for word in words]
+    if not all(number.isdecimal() and offset.isdecimal() for number, offset in pairs):
+        expected = "expected 'oldest' alone, or PARTITION:OFFSET for each partition, such as 3:41207"
+        raise typer.BadParameter(f"found {' '.join(words)!r}, {expected}", param_hint="--begin-at")
+    return {int(number): int(offset) for number, offset in pairs} or None
+
+
+def _end(text: str) -> tuple[int | None, int | None]:
+    """Read an offset or a time: one of them, or none."""
+    if not text or text.isdecimal():
+        return int(text) if text else None, None
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        when = datetime.min  # noqa: DTZ901 - without a zone: refused
+    if when.tzinfo is None:
+        expected = "expected an offset, or a time with its zone, such as 2024-03-01T00:00:00Z"
+        raise typer.BadParameter(f"found {text!r}, {expected}", param_hint="--until")
+    return None, -((datetime.fromtimestamp(0, UTC) - when) // timedelta(milliseconds=1))  # rounded up
 
 
 def _to_do(chain: Chain, loader: Loader, *, follow: bool) -> int | None:

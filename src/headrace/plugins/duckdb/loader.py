@@ -126,6 +126,10 @@ class DuckDBLoader(Loader):
             check_share(connection, counted, self.max_rejected, self.target)
             return self._transaction(connection, lambda attempt: self._insert(connection, attempt, wanted))
 
+    def begin(self, line: Line, position: int) -> None:
+        with self._connected() as connection:
+            self._transaction(connection, lambda attempt: self._begin(connection, attempt, line, position))
+
     def redrive(self, selection: Selection) -> LoadResult:
         with self._connected() as connection, workspace() as folder:
             spooled, places = spool_quarantine(connection, self.target, selection, folder)
@@ -217,6 +221,35 @@ class DuckDBLoader(Loader):
             raise CommitUnknownError(
                 f"{self.database}: the answer to COMMIT is not known ({exc}); the same call settles it"
             ) from exc
+
+    def _begin(self, connection: duckdb.DuckDBPyConnection, attempt: str, line: Line, position: int) -> LoadResult:
+        """A row of its own kind in the ledger, where it, read under the lock, has none of this line (S1)."""
+        found = _position(connection, line)
+        if found == position:
+            return LoadResult()
+        if found is not None:
+            raise PositionConflictError(
+                f"{self.target}: the ledger of {line.partition} is at {found}, it cannot begin at {position}",
+                expected=position,
+                found=None,
+            )
+        begun = connection.execute(
+            "INSERT INTO headrace_ledger SELECT $dataset, $stream, $number, $target, 'begin_at', 0, $position, 0, 0, 0, 0, NULL,"
+            f" $contract, $version, $attempt, now() WHERE {HELD}",
+            {
+                "dataset": line.dataset_id,
+                "stream": line.partition.stream,
+                "number": line.partition.number,
+                "target": self.target,
+                "position": position,
+                "contract": self._contract.name,
+                "version": self._contract.version,
+                "attempt": attempt,
+            },
+        ).fetchall()[0][0]
+        if begun != 1:
+            raise CommitUnknownError(f"{self.target}: the transaction was lost, nothing is kept")
+        return LoadResult()
 
     def _insert(
         self, connection: duckdb.DuckDBPyConnection, attempt: str, wanted: Sequence[LoadableSegment]

@@ -419,6 +419,27 @@ class LoaderContract:
         loader.load([good, bad])
         self.holds(warehouse, few, good, bad)
 
+    def test_a_line_may_begin_behind_the_head(self, loader: Loader, warehouse: Warehouse) -> None:
+        """Once, and only where nothing was loaded; the segment at that position follows, and what is before counts as done (B29)."""
+        try:
+            loader.begin(self.line(), 10)
+        except ConfigError:
+            pytest.skip("this loader begins at 0 only")  # `Loader.begin` is optional
+        loader.begin(self.line(), 10)
+        other = self.line(PARTITIONS[1])
+        assert loader.positions([self.line(), other]) == {self.line(): 10, other: None}
+        self.holds(warehouse)
+        assert loader.load([segment(0, values_of(10))]) == LoadResult()
+        for start in (5, 20):
+            with pytest.raises(PositionConflictError):
+                loader.load([segment(start, values_of(10))])
+        loader.load([segment(10, values_of(10))])
+        self.holds(warehouse, segment(10, values_of(10)))
+        for position in (10, 15, 30):
+            with pytest.raises(PositionConflictError):
+                loader.begin(self.line(), position)
+        assert loader.positions([self.line(), other]) == {self.line(): 20, other: None}
+
     # ---- counting ---------------------------------------------------------------------------------------------------
 
     def test_the_census_counts_what_is_there(self, loader: Loader, warehouse: Warehouse) -> None:
