@@ -420,7 +420,7 @@ class LoaderContract:
         self.holds(warehouse, few, good, bad)
 
     def test_a_line_may_begin_behind_the_head(self, loader: Loader, warehouse: Warehouse) -> None:
-        """Once, and only where nothing was loaded; the segment at that position follows, and what is before counts as done (B29)."""
+        """Once, and only where nothing was loaded; the segment there follows, and what is before counts as done (B29)."""
         try:
             loader.begin(self.line(), 10)
         except ConfigError:
