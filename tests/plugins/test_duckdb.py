@@ -75,7 +75,7 @@ def loader(path: Path, kept: type = Tick, **more: Any) -> DuckDBLoader:
 
 
 def load(chain: Chain, path: Path, kept: type = Tick) -> LoadResult:
-    return Load(chain=chain, loader=loader(path, kept)).run()
+    return Load(chain=chain, loader=loader(path, kept), max_rejected=1).run()
 
 
 def query(path: Path, sql: str) -> list[tuple[Any, ...]]:
