@@ -9,21 +9,28 @@ text from a number, and a cast of digits to a decimal is exact. What is left to 
 - a number with a fraction or an exponent was a double on its way. A double gives back 15 digits, so if the text has at
   most 15, it is what was written, unless more than 15 were (``14.1234000000000000001``), which is looked for in the line
   itself, or the double is 0 (``1e-400``);
-- a moment must be written in full, in UTC.
+- a moment must be written in full, in UTC;
+- a nested value is `headrace.typed.nested`'s.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from decimal import Decimal
 
-import msgspec
-
+from headrace.cells import FIRST_YEAR, LAST_YEAR
 from headrace.contract import Column
-from headrace.rows import FIRST_YEAR, LAST_YEAR
+from headrace.keyed import common
+from headrace.typed import nested
 
-_SQL_TYPES = {"text": "VARCHAR", "integer": "BIGINT", "boolean": "BOOLEAN", "timestamp": "TIMESTAMP_NS"}
+_SQL_TYPES = {
+    "text": "VARCHAR",
+    "integer": "BIGINT",
+    "boolean": "BOOLEAN",
+    "timestamp": "TIMESTAMP_NS",
+    "json": "JSON",
+}
 _DOUBLE_DIGITS = 15
 """Decimal digits that a double always gives back (IEEE 754 binary64, DBL_DIG)."""
 
@@ -52,65 +59,47 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-# ---- reading the line -------------------------------------------------------------------------------------------
-
-
-def structures(columns: Sequence[Column]) -> tuple[list[str], list[int]]:
-    """
-    What ``from_json`` is to look for in a record's value, and in which of these structures each column is.
-
-    One is enough unless names differ in case alone ("e" and "E"), which DuckDB's structures cannot hold side by side.
-    """
-    found: list[dict[str, object]] = []
-    places = []
-    for column in columns:
-        number = next((i for i, known in enumerate(found) if _fits(column.source, known)), len(found))
-        if number == len(found):
-            found.append({})
-        place = found[number]
-        for name in column.source[:-1]:
-            place = place.setdefault(name, {})  # type: ignore[assignment]
-        place[column.source[-1]] = "VARCHAR" if _is_iso(column) else "JSON"
-        places.append(number)
-    return [msgspec.json.encode(structure).decode() for structure in found], places
-
-
-def _fits(source: Sequence[str], structure: object) -> bool:
-    for name in source:
-        if not isinstance(structure, dict):
-            return False
-        same = [known for known in structure if known.lower() == name.lower()]
-        if not same:
-            return True
-        if same != [name]:
-            return False
-        structure = structure[name]
-    return False
-
-
-def leaf(column: Column, parsed: str) -> str:
-    """The field's JSON text, an iso moment's content; NULL where there is none, or null. *parsed* is from ``from_json``."""
-    return f"{parsed}.value" + "".join(f".{quoted(name)}" for name in column.source) + "::VARCHAR"
-
-
-# ---- one column -------------------------------------------------------------------------------------------------
-
-
 def value(column: Column, text: str) -> str:
-    """The typed value of a leaf; without meaning where `proof` does not hold."""
+    """The typed value of a leaf, the default where there is none; without meaning where `proof` does not hold."""
+    typed = _value(column, text)
+    if column.default is None:
+        return typed
+    return f"CASE WHEN {text} IS NULL THEN CAST({literal(column.default)} AS {sql_type(column)}) ELSE {typed} END"
+
+
+def _value(column: Column, text: str) -> str:
     if column.kind == "text":
         return rf"CASE WHEN contains({text}, '\') THEN {text}::JSON->>'$' ELSE {_inside(text)} END"
     if column.kind == "boolean":
         return f"{text} = 'true'"
-    if column.kind == "timestamp" and not _is_iso(column):
+    if column.kind == "timestamp" and not is_iso(column):
         return f"TRY(make_timestamp_ns(TRY_CAST({_written(column, text)} AS BIGINT) * {_PER_UNIT[column.unit]}))"
     return f"TRY_CAST({_written(column, text)} AS {sql_type(column)})"
 
 
-def proof(column: Column, text: str, typed: str) -> str:
-    """Whether the leaf *text* proves that *typed* is what the contract says, as a condition on one line."""
+def proof(column: Column, text: str, typed: str, absent: str = "false") -> str:
+    """
+    Whether the leaf *text* proves that *typed* is what the contract says, as a condition on one line.
+
+    *absent* is the condition on which the leaf may be missing though the column says otherwise.
+    """
     proofs = " AND ".join([*_PROOFS[column.kind](column, text, typed), *_checks(column, typed)])
-    return f"({text} IS NULL OR ({proofs}))" if column.nullable else f"({proofs})"
+    allowed = "true" if column.nullable or column.default is not None else absent
+    if allowed == "false":
+        return f"({proofs})"
+    if column.record == "key":  # one that is not UTF-8 is there, by another name
+        allowed = f"{allowed} AND NOT contains(line, '\"key_b64\"')"
+    if allowed == "true":
+        return f"({text} IS NULL OR ({proofs}))"
+    return f"CASE WHEN {text} IS NULL THEN {allowed} ELSE ({proofs}) END"
+
+
+def ascends(low: Column, high: Column, less: str, more: str) -> str:
+    """Whether the second of two typed values is not below the first, or one of them is NULL."""
+    if sql_type(low) != sql_type(high):
+        whole, scale = common(low, high)
+        less, more = (f"TRY_CAST({typed} AS DECIMAL({whole + scale},{scale}))" for typed in (less, more))
+    return f"coalesce({less} <= {more}, true)"
 
 
 def _inside(text: str) -> str:
@@ -118,7 +107,7 @@ def _inside(text: str) -> str:
 
 
 def _written(column: Column, text: str) -> str:
-    return _inside(text) if column.text and not _is_iso(column) else text
+    return _inside(text) if column.text and not is_iso(column) else text
 
 
 def _text(_: Column, text: str, __: str) -> Iterator[str]:
@@ -137,7 +126,7 @@ def _integer(column: Column, text: str, _: str) -> Iterator[str]:
 
 
 def _timestamp(column: Column, text: str, typed: str) -> Iterator[str]:
-    if _is_iso(column):
+    if is_iso(column):
         yield _matches(text, _MOMENT)
     else:
         yield from _integer(column, text, typed)
@@ -167,14 +156,27 @@ def _not_long(key: str) -> str:
     return f"NOT contains(line, {literal(escape)}) AND NOT regexp_matches(line, {literal(long)})"
 
 
-_PROOFS = {"text": _text, "boolean": _boolean, "integer": _integer, "timestamp": _timestamp, "decimal": _decimal}
+def _json(column: Column, text: str, _: str) -> Iterator[str]:
+    yield nested.shape(column.shapes, text)
+    yield nested.proof(text)
+
+
+_PROOFS = {
+    "text": _text,
+    "boolean": _boolean,
+    "integer": _integer,
+    "timestamp": _timestamp,
+    "decimal": _decimal,
+    "json": _json,
+}
 
 
 def _matches(text: str, pattern: str) -> str:
     return f"regexp_full_match({text}, {literal(pattern)})"
 
 
-def _is_iso(column: Column) -> bool:
+def is_iso(column: Column) -> bool:
+    """Whether it is a moment that is written as text."""
     return column.kind == "timestamp" and column.unit == "iso"
 
 
@@ -183,5 +185,7 @@ def _checks(column: Column, typed: str) -> Iterator[str]:
         yield f"{typed} >= {Decimal(column.minimum):f}"
     if column.maximum is not None:
         yield f"{typed} <= {Decimal(column.maximum):f}"
+    if column.max_length is not None:
+        yield f"length({typed}) <= {column.max_length}"
     if column.one_of:
         yield f"{typed} IN ({', '.join(map(literal, column.one_of))})"

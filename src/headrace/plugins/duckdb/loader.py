@@ -267,14 +267,14 @@ class DuckDBLoader(Loader):
         inserted = connection.execute(insertion(self.target, self._contract), held).fetchall()[0][0]
         about = {**held, "contract": self._contract.name, "version": self._contract.version}
         rejected = connection.execute(
-            f'INSERT INTO {quoted(quarantine(self.target))} SELECT {PLACE}, r."offset", r.timestamp_ms, $contract, $version,'
-            f' r."column", r.reason, r.line, now() FROM refused r JOIN segments s USING (file) WHERE {HELD}',
+            f"INSERT INTO {quoted(quarantine(self.target))} SELECT {PLACE}, r._offset, r._timestamp_ms, $contract, $version,"
+            f' r."column", r.reason, r.line, now() FROM refused r JOIN segments s ON s.file = r._file WHERE {HELD}',
             about,
         ).fetchall()[0][0]
         loaded = connection.execute(
             f"INSERT INTO headrace_ledger SELECT {PLACE}, $target, 'load', s.start_offset, s.end_offset, s.records,"
-            " (SELECT count(*) FROM staged r WHERE r.file = s.file), 0,"
-            " (SELECT count(*) FROM refused r WHERE r.file = s.file),"
+            " (SELECT count(*) FROM staged r WHERE r._file = s.file), 0,"
+            " (SELECT count(*) FROM refused r WHERE r._file = s.file),"
             f" s.digest, $contract, $version, $attempt, now() FROM segments s WHERE {HELD}",
             about,
         ).fetchall()[0][0]

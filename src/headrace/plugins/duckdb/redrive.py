@@ -63,24 +63,24 @@ def take_back(
         held: Target and attempt.
     """
     table = quoted(quarantine(target))
-    same = 'q._dataset = s.dataset AND q._stream = s.stream AND q._partition = s."partition" AND q._offset = r."offset"'
+    same = 'q._dataset = s.dataset AND q._stream = s.stream AND q._partition = s."partition" AND q._offset = r._offset'
     still = f"EXISTS (SELECT 1 FROM {table} q WHERE {same})"
     about = {**held, "contract": contract.name, "version": contract.version}
     lines = connection.execute(
-        f'INSERT INTO headrace_ledger SELECT {PLACE}, $target, \'redrive\', min(r."offset"), max(r."offset") + 1, 0,'
+        f"INSERT INTO headrace_ledger SELECT {PLACE}, $target, 'redrive', min(r._offset), max(r._offset) + 1, 0,"
         " count(*), 0, -count(*), NULL, $contract, $version, $attempt, now()"
-        f" FROM staged r JOIN segments s USING (file) WHERE {HELD} AND {still} GROUP BY ALL",
+        f" FROM staged r JOIN segments s ON s.file = r._file WHERE {HELD} AND {still} GROUP BY ALL",
         about,
     ).fetchall()[0][0]
     inserted = connection.execute(f"{insertion(target, contract)} AND {still}", dict(held)).fetchall()[0][0]
     removed = connection.execute(
-        f"DELETE FROM {table} q USING staged r, segments s WHERE r.file = s.file AND {same} AND {HELD}", dict(held)
+        f"DELETE FROM {table} q USING staged r, segments s WHERE r._file = s.file AND {same} AND {HELD}", dict(held)
     ).fetchall()[0][0]
     if removed != inserted or bool(lines) != bool(inserted):
         raise CommitUnknownError(f"{target}: {inserted} rows went in and {removed} left quarantine; nothing is kept")
     connection.execute(
         f'UPDATE {table} q SET contract = $contract, contract_version = $version, "column" = r."column", reason = r.reason'
-        f" FROM refused r, segments s WHERE r.file = s.file AND {same} AND {HELD} AND (q.contract, q.contract_version,"
+        f" FROM refused r, segments s WHERE r._file = s.file AND {same} AND {HELD} AND (q.contract, q.contract_version,"
         ' q."column", q.reason) <> ($contract, $version, r."column", r.reason)',
         about,
     )

@@ -58,5 +58,5 @@ def insertion(target: str, contract: Contract) -> str:
     columns = ", ".join(f"r.{quoted(c.name)}" for c in contract.columns)
     return (
         f"INSERT INTO {quoted(target)} ({names}, {', '.join(LINEAGE)})"
-        f' SELECT {columns}, {PLACE}, r."offset", r.timestamp_ms FROM staged r JOIN segments s USING (file) WHERE {HELD}'
+        f" SELECT {columns}, {PLACE}, r._offset, r._timestamp_ms FROM staged r JOIN segments s ON s.file = r._file WHERE {HELD}"
     )
