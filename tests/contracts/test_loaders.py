@@ -17,7 +17,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from headrace.loader import Loader
 from headrace.plugins.duckdb import loader as duckdb_loader
-from headrace.plugins.duckdb import tables as duckdb_tables
+from headrace.plugins.duckdb import rows as duckdb_rows
 from headrace.plugins.duckdb.connection import connected
 from headrace.plugins.duckdb.loader import DuckDBLoader
 from headrace.records import Partition
@@ -200,7 +200,7 @@ class Splitting(Gated):
 def without_the_lock(patch: pytest.MonkeyPatch) -> None:
     """No UPDATE of the lock row: nothing makes two transactions meet (S2, T15)."""
     patch.setattr(DuckDBLoader, "_lock", lambda *_: None)
-    for module in (duckdb_loader, duckdb_tables):
+    for module in (duckdb_loader, duckdb_rows):
         patch.setattr(module, "HELD", "$target = $target AND $attempt = $attempt")
 
 

@@ -716,7 +716,7 @@ def test_two_loaders_at_once_end_exactly_once(tmp_path: Path) -> None:
 
 def test_without_the_lock_two_loaders_load_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The negative control: no UPDATE of the lock row, no ledger read after it, and rows are doubled (T15 to T17)."""
-    for module in ("loader", "tables"):
+    for module in ("loader", "rows"):
         monkeypatch.setattr(f"headrace.plugins.duckdb.{module}.HELD", "$target = $target AND $attempt = $attempt")
     monkeypatch.setattr(DuckDBLoader, "_lock", lambda *_: None)
     real = DuckDBLoader._lacking

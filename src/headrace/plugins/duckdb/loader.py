@@ -30,12 +30,14 @@ from headrace.loader import (
     QuarantinedRecord,
     Selection,
 )
+from headrace.plugins.duckdb import views
 from headrace.plugins.duckdb.connection import connected
 from headrace.plugins.duckdb.doctor import check_file
 from headrace.plugins.duckdb.quarantine import counts, records
 from headrace.plugins.duckdb.redrive import spool_quarantine, take_back
-from headrace.plugins.duckdb.tables import HELD, LINEAGE, PLACE, insertion, quarantine, statements
-from headrace.typed.columns import declared, quoted, sql_type
+from headrace.plugins.duckdb.rows import inserted, prepare, write_rows
+from headrace.plugins.duckdb.tables import HELD, LINEAGE, PLACE, expected, quarantine, statements
+from headrace.typed.columns import declared, quoted
 from headrace.typed.segments import check_counts, describe, describe_places
 from headrace.typed.share import check_share
 from headrace.typed.spool import spool, workspace
@@ -124,6 +126,7 @@ class DuckDBLoader(Loader):
             check_counts(wanted, counted)
             describe(connection, wanted)
             check_share(connection, counted, self.max_rejected, self.target)
+            prepare(connection, self._contract)
             return self._transaction(connection, lambda attempt: self._insert(connection, attempt, wanted))
 
     def begin(self, line: Line, position: int) -> None:
@@ -138,6 +141,7 @@ class DuckDBLoader(Loader):
             staging = Staging(connection, self._contract, folder)
             staging.stage(spooled)
             describe_places(connection, places)
+            prepare(connection, self._contract)
             return self._transaction(
                 connection,
                 lambda attempt: take_back(
@@ -264,27 +268,29 @@ class DuckDBLoader(Loader):
                 found=None,
             )
         held = {"target": self.target, "attempt": attempt}
-        inserted = connection.execute(insertion(self.target, self._contract), held).fetchall()[0][0]
+        added = write_rows(connection, self.target, self._contract, held)
         about = {**held, "contract": self._contract.name, "version": self._contract.version}
         rejected = connection.execute(
             f"INSERT INTO {quoted(quarantine(self.target))} SELECT {PLACE}, r._offset, r._timestamp_ms, $contract, $version,"
             f' r."column", r.reason, r.line, now() FROM refused r JOIN segments s ON s.file = r._file WHERE {HELD}',
             about,
         ).fetchall()[0][0]
+        accepted = "(SELECT count(*) FROM staged r WHERE r._file = s.file)"
+        taken = inserted(self._contract, accepted)
         loaded = connection.execute(
             f"INSERT INTO headrace_ledger SELECT {PLACE}, $target, 'load', s.start_offset, s.end_offset, s.records,"
-            " (SELECT count(*) FROM staged r WHERE r._file = s.file), 0,"
-            " (SELECT count(*) FROM refused r WHERE r._file = s.file),"
+            f" {taken}, {accepted} - {taken}, (SELECT count(*) FROM refused r WHERE r._file = s.file),"
             f" s.digest, $contract, $version, $attempt, now() FROM segments s WHERE {HELD}",
             about,
         ).fetchall()[0][0]
         records = sum(s.segment.trailer.records for s in wanted)
-        if loaded != len(wanted) or inserted + rejected != records:
+        superseded = records - rejected - added
+        if loaded != len(wanted) or superseded < 0 or (superseded and not self._contract.key):
             raise CommitUnknownError(
-                f"{self.target}: {loaded} of {len(wanted)} ledger rows and {inserted + rejected} of {records} records were"
+                f"{self.target}: {loaded} of {len(wanted)} ledger rows and {added + rejected} of {records} records were"
                 " written; the transaction was lost, nothing is kept"
             )
-        return LoadResult(len(wanted), records, inserted, 0, rejected)
+        return LoadResult(len(wanted), records, added, superseded, rejected)
 
     def _lacking(
         self, connection: duckdb.DuckDBPyConnection, segments: Sequence[LoadableSegment]
@@ -348,7 +354,17 @@ class DuckDBLoader(Loader):
                 f"{self.target} in {self.database} is being made by another loader; try again"
             ) from exc
         self._check_columns(connection)
+        self._make_views(connection)
         self._made = True
+
+    def _make_views(self, connection: duckdb.DuckDBPyConnection) -> None:
+        there = connection.execute(
+            "SELECT column_name FROM duckdb_columns() WHERE table_name = ? AND schema_name = current_schema()"
+            " AND database_name = current_database() ORDER BY column_index",
+            [views.current(self.target)],
+        ).fetchall()
+        for statement in views.statements(self.target, self._contract, [name for (name,) in there]):
+            connection.execute(statement)
 
     def _check_columns(self, connection: duckdb.DuckDBPyConnection) -> None:
         """A table whose columns are of other types would round what is put into it, without a word."""
@@ -359,7 +375,7 @@ class DuckDBLoader(Loader):
         ).fetchall()
         found = {name: (kind, nullable) for name, kind, nullable, _ in columns}
         filled = {name for name, *_, default in columns if default}
-        wanted = {c.name.lower(): (sql_type(c), c.nullable) for c in self._contract.columns}
+        wanted = {name.lower(): of for name, of in expected(self._contract).items()}
         wrong = [
             f"column {name} is {declared(found[name][0], nullable=found[name][1]) if name in found else 'not there'},"
             f" expected {declared(kind, nullable=nullable)}"

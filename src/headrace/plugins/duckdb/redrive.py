@@ -11,7 +11,8 @@ from headrace.contract import Contract
 from headrace.errors import CommitUnknownError
 from headrace.loader import LoadResult, Selection
 from headrace.plugins.duckdb.quarantine import where
-from headrace.plugins.duckdb.tables import HELD, PLACE, insertion, quarantine
+from headrace.plugins.duckdb.rows import changed, inserted, write_rows
+from headrace.plugins.duckdb.tables import HELD, PLACE, quarantine
 from headrace.typed.columns import quoted
 from headrace.typed.segments import Place
 from headrace.typed.spool import Spooled, no_room
@@ -66,22 +67,25 @@ def take_back(
     same = 'q._dataset = s.dataset AND q._stream = s.stream AND q._partition = s."partition" AND q._offset = r._offset'
     still = f"EXISTS (SELECT 1 FROM {table} q WHERE {same})"
     about = {**held, "contract": contract.name, "version": contract.version}
+    added = write_rows(connection, target, contract, held, still)
     lines = connection.execute(
-        f"INSERT INTO headrace_ledger SELECT {PLACE}, $target, 'redrive', min(r._offset), max(r._offset) + 1, 0,"
-        " count(*), 0, -count(*), NULL, $contract, $version, $attempt, now()"
-        f" FROM staged r JOIN segments s ON s.file = r._file WHERE {HELD} AND {still} GROUP BY ALL",
+        f"INSERT INTO headrace_ledger SELECT {PLACE}, $target, 'redrive', s.first, s.last + 1, 0, {inserted(contract, 's.n')},"
+        f" s.n - {inserted(contract, 's.n')}, -s.n, NULL, $contract, $version, $attempt, now()"
+        f" FROM (SELECT s.file, {PLACE}, min(r._offset) AS first, max(r._offset) AS last, count(*) AS n"
+        f" FROM staged r JOIN segments s ON s.file = r._file WHERE {still} GROUP BY ALL) s WHERE {HELD}",
         about,
     ).fetchall()[0][0]
-    inserted = connection.execute(f"{insertion(target, contract)} AND {still}", dict(held)).fetchall()[0][0]
-    removed = connection.execute(
-        f"DELETE FROM {table} q USING staged r, segments s WHERE r._file = s.file AND {same} AND {HELD}", dict(held)
-    ).fetchall()[0][0]
-    if removed != inserted or bool(lines) != bool(inserted):
-        raise CommitUnknownError(f"{target}: {inserted} rows went in and {removed} left quarantine; nothing is kept")
+    removed = changed(
+        connection,
+        f"DELETE FROM {table} q USING staged r, segments s WHERE r._file = s.file AND {same} AND {HELD}",
+        held,
+    )
+    if removed < added or (not contract.key and removed != added) or bool(lines) != bool(removed):
+        raise CommitUnknownError(f"{target}: {added} rows went in and {removed} left quarantine; nothing is kept")
     connection.execute(
         f'UPDATE {table} q SET contract = $contract, contract_version = $version, "column" = r."column", reason = r.reason'
         f" FROM refused r, segments s WHERE r._file = s.file AND {same} AND {HELD} AND (q.contract, q.contract_version,"
         ' q."column", q.reason) <> ($contract, $version, r."column", r.reason)',
         about,
     )
-    return LoadResult(0, 0, inserted, 0, -inserted)
+    return LoadResult(0, 0, added, removed - added, -removed)

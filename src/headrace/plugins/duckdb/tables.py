@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from headrace.contract import Contract
 from headrace.typed.columns import declared, literal, quoted, sql_type
+from headrace.typed.staging import DELETED
 
 LINEAGE = ("_dataset", "_stream", "_partition", "_offset", "_timestamp_ms")
 """A row's place in the log, which is its identity (S1), and the record's own timestamp."""
@@ -34,12 +35,20 @@ def quarantine(target: str) -> str:
     return f"{target}_quarantine"
 
 
+def expected(contract: Contract) -> dict[str, tuple[str, bool]]:
+    """What columns a target has before its lineage: the type of each and whether it may be NULL."""
+    found = {c.name: (sql_type(c), contract.declared_nullable(c)) for c in contract.columns}
+    return {**found, DELETED: ("BOOLEAN", False)} if contract.key else found
+
+
 def statements(target: str, contract: Contract, comment: str | None) -> list[str]:
     """All DDL, each safe to repeat; run before a transaction, never inside (S4). *comment* is what the table has now."""
     lineage = (
         "_dataset VARCHAR NOT NULL, _stream VARCHAR NOT NULL, _partition INTEGER NOT NULL, _offset BIGINT NOT NULL"
     )
-    columns = ", ".join(f"{quoted(c.name)} {declared(sql_type(c), nullable=c.nullable)}" for c in contract.columns)
+    columns = ", ".join(
+        f"{quoted(name)} {declared(kind, nullable=nullable)}" for name, (kind, nullable) in expected(contract).items()
+    )
     rows = f"CREATE TABLE IF NOT EXISTS {quoted(target)} ({columns}, {lineage}, _timestamp_ms BIGINT NOT NULL)"
     refused = (
         f"CREATE TABLE IF NOT EXISTS {quoted(quarantine(target))} ({lineage}, _timestamp_ms BIGINT NOT NULL,"
@@ -50,13 +59,3 @@ def statements(target: str, contract: Contract, comment: str | None) -> list[str
     if contract.doc and contract.doc != comment:  # an ALTER, which two loaders at once could not both do
         found.append(f"COMMENT ON TABLE {quoted(target)} IS {literal(contract.doc)}")
     return found
-
-
-def insertion(target: str, contract: Contract) -> str:
-    """The statement that takes the staged rows into the target; more conditions can be added at its end."""
-    names = ", ".join(quoted(c.name) for c in contract.columns)
-    columns = ", ".join(f"r.{quoted(c.name)}" for c in contract.columns)
-    return (
-        f"INSERT INTO {quoted(target)} ({names}, {', '.join(LINEAGE)})"
-        f" SELECT {columns}, {PLACE}, r._offset, r._timestamp_ms FROM staged r JOIN segments s ON s.file = r._file WHERE {HELD}"
-    )
