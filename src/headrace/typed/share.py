@@ -40,8 +40,8 @@ def check_share(
     if rejected < LEAST_REJECTED or rejected <= max_rejected * records:
         return
     found = connection.execute(
-        'SELECT "column", reason, count(*) AS n, min((stream, "partition", "offset"))'
-        f" FROM refused JOIN segments USING (file) GROUP BY ALL ORDER BY n DESC, 1, 2 LIMIT {_REASONS + 1}"
+        'SELECT "column", reason, count(*) AS n, min((stream, "partition", _offset))'
+        f" FROM refused JOIN segments ON file = _file GROUP BY ALL ORDER BY n DESC, 1, 2 LIMIT {_REASONS + 1}"
     ).fetchall()
     reasons = "; ".join(
         f"{number:,} of {column or 'the record as a whole'}: {reason}, first at {place[0]}/{place[1]} offset {place[2]}"
