@@ -31,12 +31,14 @@ CLIENTS = {
     "confluent_kafka": ("headrace.plugins.kafka", "headrace.testing.servers.topics"),
     "duckdb": (
         "headrace.plugins.duckdb",
+        "headrace.plugins.snowflake",
         "headrace.typed",
         "headrace.demo.check",
         "headrace.demo.demo",
         "headrace.demo.page",
     ),
     "s3fs": ("botocore", "headrace.plugins.lake.s3"),
+    "snowflake": ("headrace.plugins.snowflake",),
     "typer": ("headrace.cli",),
 }
 """What comes with an extra, and which of our modules cannot be imported without it."""

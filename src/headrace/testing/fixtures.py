@@ -16,6 +16,7 @@ from headrace.testing.servers.cache import ServerMissing
 from headrace.testing.servers.kafka import Kafka
 from headrace.testing.servers.minio import Minio
 from headrace.testing.servers.s3 import S3Endpoint, given
+from headrace.testing.servers.snowflake import Snowflake, SnowflakeEndpoint
 from headrace.testing.servers.versity import Versity
 
 
@@ -73,3 +74,18 @@ def s3(request: pytest.FixtureRequest) -> S3Endpoint:
     """Each S3 server that the tests know: what one hides another one shows."""
     endpoint: S3Endpoint = request.getfixturevalue(request.param)
     return endpoint
+
+
+@pytest.fixture(scope="session")
+def snowflake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SnowflakeEndpoint]:
+    """A Snowflake that outlives the tests: the connection ``HEADRACE_TEST_SNOWFLAKE`` of connections.toml, or the emulator."""
+    if name := os.environ.get("HEADRACE_TEST_SNOWFLAKE"):
+        yield SnowflakeEndpoint(
+            {"connection_name": name}, os.environ.get("HEADRACE_TEST_SNOWFLAKE_DATABASE", "HEADRACE")
+        )
+        return
+    try:
+        with Snowflake(folder=tmp_path_factory.mktemp("snowflake"), durable=False) as server:
+            yield server.endpoint
+    except ServerMissing as exc:
+        pytest.skip(f"no Snowflake: set HEADRACE_TEST_SNOWFLAKE=CONNECTION, or: {exc}")
