@@ -54,6 +54,8 @@ class Column:
         record: Which part of the record it comes from: "value", or its "key", "timestamp" or "offset".
 
         shapes: What a nested value may be on its outside.
+
+        comment: What the class's docstring says of it under ``Attributes:``, or one that it inherits from.
     """
 
     name: str
@@ -71,3 +73,4 @@ class Column:
     default: str | None = None
     record: Origin = "value"
     shapes: tuple[Shape, ...] = ()
+    comment: str = ""

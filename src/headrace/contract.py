@@ -24,7 +24,6 @@ import copy
 import functools
 import importlib
 import importlib.util
-import inspect
 import sys
 import types
 from collections.abc import Callable, Sequence
@@ -34,13 +33,16 @@ from typing import Any, TypeVar, get_type_hints
 
 import attrs
 
+from headrace.bars import Bars, check_bars
 from headrace.columns import MAX_BYTES, Column, Kind, Origin, Unit
 from headrace.declared import SPEC, described
+from headrace.documented import comments
 from headrace.errors import ConfigError
 from headrace.keyed import Deletion, check_table, deletion, names, pairs
 
 __all__ = [
     "MAX_BYTES",
+    "Bars",
     "Column",
     "Contract",
     "Deletion",
@@ -68,7 +70,7 @@ class Contract:
 
         columns: In their order.
 
-        doc: What the class's docstring says: the table's comment.
+        doc: What the class's docstring says before ``Attributes:``: the table's comment.
 
         key: The business key's columns; empty: every record is a row of its own.
 
@@ -79,6 +81,8 @@ class Contract:
         cluster: Columns by which a warehouse that clusters its tables is to do so; a hint, rows do not depend on it.
 
         ascending: Pairs of columns of which the second may not be below the first.
+
+        bars: Which columns make bars of one minute; None: there are none.
     """
 
     name: str
@@ -90,6 +94,7 @@ class Contract:
     deleted: Deletion | None = None
     cluster: tuple[str, ...] = ()
     ascending: tuple[tuple[str, str], ...] = ()
+    bars: Bars | None = None
 
     @property
     def tombstones(self) -> bool:
@@ -110,7 +115,11 @@ class Contract:
         if not attrs.has(kept) or _TABLE not in kept.__dict__:
             raise ConfigError(f"found {kept!r}, expected a class with @headrace.contract")
         hints = get_type_hints(kept, include_extras=True)
-        columns = tuple(described(kept, field, hints[field.name]) for field in attrs.fields(kept))
+        about = {name: words for c in reversed(kept.__mro__) for name, words in comments(c.__doc__ or "")[1].items()}
+        columns = tuple(
+            attrs.evolve(described(kept, field, hints[field.name]), comment=about.get(field.name, ""))
+            for field in attrs.fields(kept)
+        )
         if not columns:
             raise ConfigError(f"{kept.__name__}: found no column, expected one or more")
         for column_, others in ((c, columns[:i]) for i, c in enumerate(columns)):
@@ -120,8 +129,10 @@ class Contract:
                 )
         given = dict(kept.__dict__[_TABLE])
         given["deleted"] = deletion(kept.__name__, given["deleted"], columns)
-        made = cls(kept.__name__, columns=columns, doc=inspect.cleandoc(kept.__doc__ or ""), **given)
+        made = cls(kept.__name__, columns=columns, doc=comments(kept.__doc__ or "")[0], **given)
         check_table(made)
+        if made.bars is not None:
+            check_bars(made.name, made.bars, columns)
         return made
 
 
@@ -133,6 +144,7 @@ def contract(
     deleted: tuple[str, Sequence[str | int | bool]] | None = None,
     cluster: Sequence[str] = (),
     ascending: Sequence[Sequence[str]] = (),
+    bars: Bars | None = None,
 ) -> Callable[[type[T]], type[T]]:
     """
     Make a class a contract.
@@ -152,6 +164,8 @@ def contract(
         cluster: Columns by which a warehouse that clusters its tables is to do so.
 
         ascending: Pairs of columns that may not descend: ``(("low", "open"), ("open", "high"))``; NULL keeps every pair.
+
+        bars: Which columns make bars of one minute: the warehouse gets a view of them beside the table.
     """
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise ConfigError(f"found contract version {version!r}, expected 1, 2, …")
@@ -161,7 +175,7 @@ def contract(
         given = {"key": key, "order": order, "cluster": cluster}
         table: dict[str, object] = {what: names(made.__name__, what, found) for what, found in given.items()}
         table["ascending"] = pairs(made.__name__, "ascending", ascending)
-        setattr(made, _TABLE, {"version": version, "deleted": deleted, **table})
+        setattr(made, _TABLE, {"version": version, "deleted": deleted, "bars": bars, **table})
         Contract.of(made)  # a wrong field is told where it is written
         return made
 

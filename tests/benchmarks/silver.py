@@ -17,11 +17,11 @@ from headrace.plugins.duckdb.loader import DuckDBLoader
 from headrace.plugins.lake.local import FileStore
 
 _TABLE = (
-    'CREATE TABLE ticks(symbol VARCHAR, "time" TIMESTAMP_NS, price DECIMAL(18,4), size BIGINT, exchange VARCHAR,'
+    'CREATE TABLE ticks(symbol VARCHAR, "time" TIMESTAMP_NS, price DECIMAL(18,6), size DECIMAL(18,6), exchange VARCHAR,'
     ' conditions VARCHAR, suspicious BOOLEAN, "partition" INTEGER, "offset" BIGINT, timestamp_ms BIGINT)'
 )
 _VALUE = (
-    'STRUCT(symbol VARCHAR, "time" TIMESTAMP_NS, price DECIMAL(18,4), size BIGINT, exchange VARCHAR, conditions VARCHAR,'
+    'STRUCT(symbol VARCHAR, "time" TIMESTAMP_NS, price DECIMAL(18,6), size DECIMAL(18,6), exchange VARCHAR, conditions VARCHAR,'
     " suspicious BOOLEAN)"
 )
 _BAD_EVERY = 1000

@@ -11,12 +11,12 @@ from headrace.demo.market import bars, trades
 
 POISON = (
     b'{"symbol":"BAC","time":"2013-10-07T14:00:00.000Z","price":"13.95","size":100,"exchange":"P","conditions":"0","suspicious":false}',
-    b'{"symbol":"IBM","time":"2013-10-07T14:00:00.000Z","price":181.86,"size":1.5,"exchange":"P","conditions":"0","suspicious":false}',
+    b'{"symbol":"IBM","time":"2013-10-07T14:00:00.000Z","price":181.86,"size":-100,"exchange":"P","conditions":"0","suspicious":false}',
     b'{"symbol":"IBM","time":"yesterday","price":181.86,"size":100,"exchange":"P","conditions":"0","suspicious":false}',
     b'{"symbol":"BAC","price":13.95',
     b"\xff\xfe these bytes are no text",
 )
-"""A price in quotes, a size with a fraction, a time that is none, JSON that ends too early, bytes that are no UTF-8."""
+"""A price in quotes, a size below 0, a time that is none, JSON that ends too early, bytes that are no UTF-8."""
 
 
 @attrs.frozen

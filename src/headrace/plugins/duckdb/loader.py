@@ -31,6 +31,7 @@ from headrace.loader import (
     Selection,
 )
 from headrace.plugins.duckdb import views
+from headrace.plugins.duckdb.bars import bars_statements, descriptions
 from headrace.plugins.duckdb.connection import connected
 from headrace.plugins.duckdb.doctor import check_file
 from headrace.plugins.duckdb.quarantine import counts, records
@@ -355,6 +356,7 @@ class DuckDBLoader(Loader):
             ) from exc
         self._check_columns(connection)
         self._make_views(connection)
+        self._make_bars(connection)
         self._made = True
 
     def _make_views(self, connection: duckdb.DuckDBPyConnection) -> None:
@@ -364,6 +366,20 @@ class DuckDBLoader(Loader):
             [views.current(self.target)],
         ).fetchall()
         for statement in views.statements(self.target, self._contract, [name for (name,) in there]):
+            connection.execute(statement)
+
+    def _make_bars(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """The view of bars and the columns' comments; a loader that an older contract has is not asked."""
+        newest = connection.execute(
+            "SELECT contract_version FROM headrace_lock WHERE target = ?", [self.target]
+        ).fetchall()
+        if newest > [(self._contract.version,)]:
+            return
+        source = views.current(self.target) if self._contract.key else self.target
+        for statement in (
+            *descriptions(connection, self.target, self._contract),
+            *bars_statements(connection, self.target, self._contract, source),
+        ):
             connection.execute(statement)
 
     def _check_columns(self, connection: duckdb.DuckDBPyConnection) -> None:
