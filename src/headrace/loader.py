@@ -227,7 +227,8 @@ class Census:
 
         quarantined: Records in quarantine.
 
-        superseded: Records that a newer one hides, by the ledger.
+        superseded: Records that newer ones of their business keys hide: what the ledger's segments that lie inside the range
+            hold more than the other two. 0 where the contract has no key.
     """
 
     rows: int

@@ -21,6 +21,7 @@ from headrace.plugins.duckdb import rows as duckdb_rows
 from headrace.plugins.duckdb.connection import connected
 from headrace.plugins.duckdb.loader import DuckDBLoader
 from headrace.records import Partition
+from headrace.testing.contracts.keyed_loader import KeyedLoaderContract
 from headrace.testing.contracts.loader import Cells, LedgerRow, LoaderContract, Place, Warehouse
 from headrace.testing.silver import Gate, SilverMachine, ViolationError
 
@@ -41,7 +42,7 @@ class Silver:
 
     def rows(self, target: str) -> Sequence[tuple[Place, Cells]]:
         found = self._query(target, f"SELECT {PLACE}, symbol, price, size FROM {target} ORDER BY ALL")
-        assert all(isinstance(row[5], Decimal) for row in found)
+        assert all(row[5] is None or isinstance(row[5], Decimal) for row in found)
         return [((d, Partition(s, p), o), tuple(cells)) for d, s, p, o, *cells in found]
 
     def quarantined(self, target: str) -> Sequence[tuple[Place, bytes]]:
@@ -52,6 +53,10 @@ class Silver:
         columns = 'dataset, stream, "partition", start_offset, end_offset, records, inserted, superseded, rejected'
         sql = f"SELECT {columns} FROM headrace_ledger WHERE kind = 'load' AND target = '{target}'"
         return [LedgerRow(d, Partition(s, p), *rest) for d, s, p, *rest in self._query("headrace_ledger", sql)]
+
+    def current(self, target: str) -> Sequence[Place]:
+        found = self._query(target, f"SELECT {PLACE} FROM {target}_current")
+        return [(d, Partition(s, p), o) for d, s, p, o in found]
 
     def take(self, target: str, offset: int) -> None:
         with duckdb.connect(str(self.path)) as connection:
@@ -66,6 +71,12 @@ class Silver:
 
 
 class TestDuckDBLoader(LoaderContract):
+    @pytest.fixture
+    def warehouse(self, tmp_path: Path) -> Warehouse:
+        return Silver(tmp_path / "silver.duckdb")
+
+
+class TestDuckDBLoaderWithKeys(KeyedLoaderContract):
     @pytest.fixture
     def warehouse(self, tmp_path: Path) -> Warehouse:
         return Silver(tmp_path / "silver.duckdb")
@@ -238,13 +249,14 @@ from headrace.errors import *
 from headrace.loader import Census, LoadResult, Selection
 from headrace.plugins.duckdb import loader as module
 from headrace.plugins.duckdb.loader import DuckDBLoader
+from headrace.testing.contracts.keyed_loader import KeyedLoaderContract
 from headrace.testing.contracts.loader import LoaderContract
 
 Silver = next(m.Silver for n, m in list(sys.modules.items()) if n.endswith("contracts.test_loaders"))
 
 {broken}
 
-class TestBroken(LoaderContract):
+class TestBroken({suite}):
     @pytest.fixture
     def warehouse(self, tmp_path):
         with duckdb.connect(str(tmp_path / "silver.duckdb")):  # while one is open, another one costs nothing
@@ -435,6 +447,78 @@ class Broken(DuckDBLoader):
 def test_broken_loader(failing: Callable[[str], set[str]], how: str):
     """Each loader that breaks one promise fails the tests that stand for it; one that keeps all passes."""
     broken, expected = BROKEN[how]
-    failed = failing(STRANGER.replace("{broken}", broken))
+    failed = failing(STRANGER.replace("{broken}", broken).replace("{suite}", "LoaderContract"))
+    assert expected <= failed
+    assert bool(expected) == bool(failed)
+
+
+BROKEN_KEYS = {
+    "nothing": ("class Broken(DuckDBLoader): pass", set()),
+    "by the offset alone": (
+        """
+class Broken(DuckDBLoader):
+    pass
+
+@pytest.fixture(autouse=True)
+def misled(monkeypatch):
+    from headrace.typed import newest
+    monkeypatch.setattr(newest, "PLACE", ("_offset",))
+""",
+        {"test_the_newest_of_each_key_is_a_row", "test_the_order_of_loading_makes_no_difference"},
+    ),
+    "what comes last wins": (
+        """
+class Broken(DuckDBLoader):
+    pass
+
+@pytest.fixture(autouse=True)
+def misled(monkeypatch):
+    from headrace.plugins.duckdb import rows
+    monkeypatch.setattr(rows, "newer", lambda *_: "true")
+""",
+        {"test_the_order_of_loading_makes_no_difference", "test_redrive_takes_the_place_that_the_record_always_had"},
+    ),
+    "deletes take the row away": (
+        """
+class Broken(DuckDBLoader):
+    def load(self, segments):
+        result = super().load(segments)
+        with self._connected() as connection:
+            connection.execute(f"DELETE FROM {self.target} WHERE _deleted")
+        return result
+""",
+        {"test_the_order_of_loading_makes_no_difference", "test_a_tombstone_deletes"},
+    ),
+    "shows what was deleted": (
+        """
+class Broken(DuckDBLoader):
+    pass
+
+@pytest.fixture(autouse=True)
+def misled(monkeypatch):
+    from headrace.plugins.duckdb import views
+    monkeypatch.setattr(views, "DELETED", "false")
+""",
+        {"test_the_newest_of_each_key_is_a_row", "test_a_tombstone_deletes"},
+    ),
+    "counts every accepted record as a row": (
+        """
+class Broken(DuckDBLoader):
+    pass
+
+@pytest.fixture(autouse=True)
+def misled(monkeypatch):
+    monkeypatch.setattr(module, "inserted", lambda contract, accepted: accepted)
+""",
+        {"test_the_newest_of_each_key_is_a_row"},
+    ),
+}
+
+
+@pytest.mark.parametrize("how", BROKEN_KEYS)
+def test_broken_loader_with_keys(failing: Callable[[str], set[str]], how: str):
+    """The same of contracts with a key."""
+    broken, expected = BROKEN_KEYS[how]
+    failed = failing(STRANGER.replace("{broken}", broken).replace("{suite}", "KeyedLoaderContract"))
     assert expected <= failed
     assert bool(expected) == bool(failed)

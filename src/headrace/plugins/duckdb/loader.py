@@ -163,14 +163,22 @@ class DuckDBLoader(Loader):
         with self._connected() as connection:
             place = {"dataset": line.dataset_id, "stream": line.partition.stream, "number": line.partition.number}
             where = "_dataset = $dataset AND _stream = $stream AND _partition = $number AND _offset >= $start AND _offset < $end"
-            counts = [
+            within = {**place, "start": start, "end": end}
+            rows, refused = (
                 connection.execute(
-                    f"SELECT count(DISTINCT _offset) FROM {quoted(table)} WHERE {where}",
-                    {**place, "start": start, "end": end},
+                    f"SELECT count(DISTINCT _offset) FROM {quoted(table)} WHERE {where}", within
                 ).fetchall()[0][0]
                 for table in (self.target, quarantine(self.target))
-            ]
-            return Census(counts[0], counts[1], 0)
+            )
+            if not self._contract.key:
+                return Census(rows, refused, 0)
+            [(records,)] = connection.execute(
+                "SELECT coalesce(sum(records), 0)::BIGINT FROM headrace_ledger WHERE dataset = $dataset AND stream = $stream AND"
+                " \"partition\" = $number AND kind = 'load' AND start_offset >= $start AND end_offset <= $end"
+                " AND target = $target",
+                {**within, "target": self.target},
+            ).fetchall()
+            return Census(rows, refused, max(0, records - rows - refused))
 
     def check(self) -> Iterator[Finding]:
         return check_file(self)

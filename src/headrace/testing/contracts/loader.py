@@ -50,7 +50,8 @@ class LenientTick:
     size: int | None
 
 
-Cells = tuple[str, Decimal, int | None]
+Cells = tuple[str, Decimal | None, int | None]
+"""Symbol, price and size of a row; of a delete only the key and the order need be there."""
 
 GOOD: tuple[tuple[bytes, Cells], ...] = (
     (b'{"symbol":"A","price":1}', ("A", Decimal(1), None)),
@@ -133,7 +134,13 @@ class LedgerRow:
 
 
 class Warehouse(Protocol):
-    """What a loader writes to, read by other means than the loader's: plain SQL, say."""
+    """
+    What a loader writes to, read by other means than the loader's: plain SQL, say.
+
+    A warehouse of your own gives these for `LoaderContract`, for `headrace.testing.contracts.keyed_loader.KeyedLoaderContract`
+    and for the machine of `headrace.testing.silver` alike. All contracts of the tests have the columns ``symbol``, ``price`` and
+    ``size``; some have more, which nobody reads.
+    """
 
     def open(self, kept: type, target: str) -> Loader:
         """Make a loader as another process would: it shares nothing with those before but the warehouse."""
@@ -147,23 +154,37 @@ class Warehouse(Protocol):
     def ledger(self, target: str) -> Sequence[LedgerRow]:
         """Read the ledger's lines of loads, not those of redrives."""
 
+    def current(self, target: str) -> Sequence[Place]:
+        """Read the view for readers: the places of the rows that are not deleted. Only asked where the contract has a key."""
+
     def take(self, target: str, offset: int) -> None:
         """Delete the rows with this offset behind the loader's back."""
 
 
-def segment(offset: int, values: Sequence[bytes | None], *, lake: str = "jsonl", **changes: object) -> LoadableSegment:
+def segment(
+    offset: int,
+    values: Sequence[bytes | None],
+    *,
+    lake: str = "jsonl",
+    keys: Sequence[bytes | None] = KEYS,
+    stream: str = "",
+    **changes: object,
+) -> LoadableSegment:
     """
     Make a segment of the first partition, or of what *changes* say, from *offset* on.
 
-    *lake* is its format. *changes* are to its trailer; its bytes stay what they are, so that they can be made to differ.
+    *lake* is its format, *keys* are its records' keys in turns, *stream* is another stream than the partition's. *changes* are
+    to its trailer; its bytes stay what they are, so that they can be made to differ.
     """
     records = [
-        Record(offset + n, 1_700_000_000_000 + n, KEYS[n % len(KEYS)], value, tuple(HEADERS[n % len(HEADERS)]))
+        Record(offset + n, 1_700_000_000_000 + n, keys[n % len(keys)], value, tuple(HEADERS[n % len(HEADERS)]))
         for n, value in enumerate(values)
     ]
     kept, workers = format_of(lake, COMPRESSIONS[lake][0]), Workers(1)
     partition = changes.get("partition", PARTITIONS[0])
     assert isinstance(partition, Partition)
+    if stream:
+        partition = changes["partition"] = Partition(stream, partition.number)
     trailer = Trailer(
         dataset_id=DATASET,
         partition=partition,
