@@ -147,6 +147,20 @@ class TestDuckDBMachine(DuckDBMachine.TestCase):
     )
 
 
+class KeyedMachine(DuckDBMachine):
+    keyed = True
+
+
+class TestKeyedMachine(KeyedMachine.TestCase):
+    """The same of a contract with a key: the rows are the newest of what the ledger covers, at every moment."""
+
+    settings = settings(
+        max_examples=max(10, settings().max_examples // 8),
+        stateful_step_count=20,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
 ROUNDS = 6
 """How often what is only likely is tried: what one choice of runs misses, another one has."""
 

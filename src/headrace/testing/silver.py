@@ -69,6 +69,24 @@ class Wide:
     size: int | None
 
 
+@contract(version=1, key=("symbol",), order=("price",))
+class KeyedNarrow:
+    """What the tests load, the newest of each symbol by its price."""
+
+    symbol: str
+    price: Decimal = column(precision=18, scale=6)
+    size: int | None = column(minimum=0)
+
+
+@contract(version=2, key=("symbol",), order=("price",))
+class KeyedWide:
+    """What the tests load, the newest of each symbol by its price."""
+
+    symbol: str
+    price: Decimal = column(precision=18, scale=6)
+    size: int | None
+
+
 POISON = b"not json"
 REDRIVABLE = b'{"symbol":"A","price":2,"size":-1}'
 CELLS: Mapping[bytes, Cells] = {
@@ -103,9 +121,12 @@ class SilverMachine(RuleBasedStateMachine):
 
     Attributes:
         workers_at_once: How many loaders there are at most.
+
+        keyed: Whether the contract has a key: then the rows are the newest of what was loaded, at every moment (S8).
     """
 
     workers_at_once = 3
+    keyed = False
 
     def make_warehouse(self, gate: Gate) -> Warehouse:
         """Make a warehouse in which nothing is; the connections of its loaders ask *gate* before each statement from BEGIN on."""
@@ -120,7 +141,7 @@ class SilverMachine(RuleBasedStateMachine):
         self.values: dict[Place, bytes] = {}
         self.newest = False  # the newer contract has loaded
         self.seen: Counter[str] = Counter()
-        self.warehouse.open(Narrow, TARGET).redrive(Selection())  # the tables are there
+        self._open(newer=False).redrive(Selection())  # the tables are there
 
     # ---- what is there ----------------------------------------------------------------------------------------------
 
@@ -136,9 +157,21 @@ class SilverMachine(RuleBasedStateMachine):
             expected = CELLS.get(self.values.get(place, POISON))
             if cells != expected:
                 raise ViolationError(f"changed: {place} is {cells}, expected {expected}")
-        covered = self._ledger_covers()
-        if covered != set(places):
-            raise ViolationError(f"ledger: {sorted(covered ^ set(places), key=str)} in one of ledger and tables only")
+        covered, quarantined = self._ledger_covers(), {place for place, _ in refused}
+        if (covered & quarantined) | self._rows_of(covered - quarantined) != set(places):
+            raise ViolationError(f"ledger: it covers {sorted(covered, key=str)}, there are {sorted(places, key=str)}")
+
+    def _rows_of(self, accepted: set[Place]) -> set[Place]:
+        """Which of the records that were accepted are rows: all, or of each key the newest."""
+        if not self.keyed:
+            return accepted
+        newest: dict[object, Place] = {}
+        for place in sorted(accepted, key=lambda p: (p[1].stream, p[1].number, p[2], p[0])):
+            symbol, price, _ = CELLS.get(self.values[place], (place, Decimal(0), None))
+            before = newest.get(symbol)
+            if before is None or price >= CELLS[self.values[before]][1]:  # type: ignore[operator]  # of these none is NULL
+                newest[symbol] = place
+        return set(newest.values())
 
     def _ledger_covers(self) -> set[Place]:
         """The places that the ledger says are loaded; its lines must join up and count right (S1, S10)."""
@@ -241,7 +274,7 @@ class SilverMachine(RuleBasedStateMachine):
         rows = {place for place, _ in self.warehouse.rows(TARGET)}
         refused = {place for place, _ in self.warehouse.quarantined(TARGET)}
         bad = {place for place, value in self.values.items() if value == POISON}
-        if (rows, refused) != (set(self.values) - bad, bad):
+        if (rows, refused) != (self._rows_of(set(self.values) - bad), bad):
             raise ViolationError(f"lost: {sorted(set(self.values) - rows - refused, key=str)}")
         for what in sorted(self.seen):
             event(what)
@@ -249,7 +282,8 @@ class SilverMachine(RuleBasedStateMachine):
     # ---- workers ----------------------------------------------------------------------------------------------------
 
     def _open(self, *, newer: bool) -> Loader:
-        return self.warehouse.open(Wide if newer else Narrow, TARGET)
+        old, new = (KeyedNarrow, KeyedWide) if self.keyed else (Narrow, Wide)
+        return self.warehouse.open(new if newer else old, TARGET)
 
     def _lacking(self, loader: Loader) -> list[LoadableSegment]:
         """What the chain has and the ledger has not, as `headrace.load` finds it."""
