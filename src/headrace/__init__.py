@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from headrace.load import Load, LoadProgress
     from headrace.loader import (
         Census,
+        Change,
         Line,
         LoadableSegment,
         Loader,
@@ -78,6 +79,7 @@ __all__ = [
     "BelowLog",
     "Census",
     "Chain",
+    "Change",
     "CommitUnknownError",
     "Component",
     "ConfigError",
@@ -181,6 +183,7 @@ _HOMES = {
     ),
     "headrace.loader": (
         "Census",
+        "Change",
         "Line",
         "LoadableSegment",
         "Loader",

@@ -84,6 +84,9 @@ class Load:
         until_ms: Load a partition up to its first segment of which every record is of this time or later, by the records'
             own timestamps in milliseconds since the epoch. One without a timestamp counts as before.
 
+        alter: Make a table that is there fit the contract before anything is loaded (`Loader.alter`), where that changes no
+            value of it; else the run is refused.
+
         follow: Go on looking for new segments until `stop`.
 
         look_every_s: How often, while following.
@@ -103,6 +106,7 @@ class Load:
     begin_at: Mapping[int, int] | Literal["oldest"] | None = None
     until: int | None = None
     until_ms: int | None = None
+    alter: bool = False
     follow: bool = False
     look_every_s: float = 5.0
     retry_for_s: float = 600.0
@@ -140,6 +144,11 @@ class Load:
         stood_at: Mapping[Line, int | None] = {}
         try:
             self._retry(self._refuse_a_second_epoch)
+            if self.alter:
+                for change in self._retry(self.loader.alter):
+                    log_event(
+                        _log, logging.WARNING, "table altered", target=self.loader.target, statement=change.statement
+                    )
             while not self._retry.hurry.is_set():
                 try:
                     self._load_all(began_s)

@@ -236,6 +236,31 @@ class Census:
     superseded: int
 
 
+@attrs.frozen
+class Change:
+    """
+    What has to be altered so that a target fits a contract.
+
+    Attributes:
+        what: In words.
+
+        statement: The DDL; "" where it cannot be done: the history has to be loaded into a new target.
+    """
+
+    what: str
+    statement: str = ""
+
+
+def refuse_impossible(target: str, changes: Iterable[Change]) -> None:
+    """ConfigError where one of *changes* cannot be made."""
+    wrong = [change.what for change in changes if not change.statement]
+    if wrong:
+        raise ConfigError(
+            f"{target} cannot be altered to fit the contract: {'; '.join(wrong)}. Nothing was changed: give the contract what is"
+            " missing (| None, a default, a wider type), or load the history into a new table by it (headrace reload)"
+        )
+
+
 def counted(records: Iterable[QuarantinedRecord]) -> list[QuarantineCount]:
     """Count records by partition, column, reason and contract."""
     found: dict[tuple[str, Partition, str, str, str, int], list[int]] = {}
@@ -316,6 +341,31 @@ class Loader(ABC):
             SinkUnavailableError: Nothing was written; call again.
             CommitUnknownError: All or nothing was written; call again, what was taken out is not taken twice (S5).
         """
+
+    def changes(self) -> Sequence[Change]:
+        """
+        Say what `alter` would do now; nothing where the target is not there yet. Nothing is made or changed.
+
+        Raises:
+            ConfigError: This loader does not alter tables, or the target was loaded by a newer contract (S7).
+        """
+        raise ConfigError(
+            f"{self.target}: this loader does not alter tables; do it by other means, or load into a new one"
+        )
+
+    def alter(self) -> Sequence[Change]:
+        """
+        Make the target fit the contract, before any transaction (S4), and return what was done.
+
+        May be repeated, and done by several at once: what is done already is not done again.
+
+        Raises:
+            ConfigError: As for `changes`; or a change cannot be made, and then none was.
+            SinkUnavailableError: Call again.
+        """
+        raise ConfigError(
+            f"{self.target}: this loader does not alter tables; do it by other means, or load into a new one"
+        )
 
     def quarantined(self, selection: Selection) -> Iterator[QuarantinedRecord]:
         """

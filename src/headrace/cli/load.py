@@ -13,7 +13,7 @@ import attrs
 import typer
 
 from headrace.chain import Chain
-from headrace.cli.exits import code_of_stop
+from headrace.cli.exits import DATA, DONE, code_of_stop
 from headrace.cli.lake import open_chain
 from headrace.cli.options import (
     AsJson,
@@ -93,6 +93,18 @@ def load(
             " offset at which a segment starts, for each partition once.",
         ),
     ] = None,
+    alter: Annotated[
+        bool,
+        typer.Option(
+            "--alter",
+            help="Alter a table that is there to fit the contract, where that changes no value in it: add columns, widen"
+            " decimals, take NOT NULL away. Without it no table is altered.",
+        ),
+    ] = False,
+    plan: Annotated[
+        bool,
+        typer.Option("--plan", help="Only print what --alter would do. Code 1: it could not, load into a new table."),
+    ] = False,
     retry_for: RetryFor = 600.0,
     json: AsJson = False,
     log_level: LogLevel = "",
@@ -119,6 +131,8 @@ def load(
     loader = registry.loader(uri, load_contract(contract))
     chain = open_chain(registry, lake, stream, epoch, wait_s=every if follow else None)
     output.keep({"lake": chain.store.place, "stream": chain.dataset.stream, "warehouse": redacted(str(uri))})
+    if plan:
+        return _plan(output, loader)
     run = Load(
         chain=chain,
         loader=loader,
@@ -127,6 +141,7 @@ def load(
         group_bytes=group,
         max_rejected=max_rejected,
         begin_at=_beginning(begin_at or []),
+        alter=alter,
         until=end,
         until_ms=end_ms,
         retry_for_s=retry_for,
@@ -145,6 +160,17 @@ def load(
     _report(output, run)
     output.document({})
     return code_of_stop(stop.signal, endless=follow)
+
+
+def _plan(output: Output, loader: Loader) -> int:
+    with loader:
+        found = loader.changes()
+    possible = all(change.statement for change in found)
+    output.document({"target": loader.target, "possible": possible, "changes": [attrs.asdict(each) for each in found]})
+    rows = [[change.what, change.statement or "impossible: load the history into a new table"] for change in found]
+    output.table(f"what --alter would do to {loader.target}", ["what", "statement"], rows)
+    output.remark("nothing was changed" if found else f"{loader.target} fits the contract, or is not there yet")
+    return DONE if possible else DATA
 
 
 def _beginning(words: list[str]) -> Literal["oldest"] | dict[int, int] | None:

@@ -22,6 +22,7 @@ from headrace.errors import (
 from headrace.finding import Finding
 from headrace.loader import (
     Census,
+    Change,
     Line,
     LoadableSegment,
     Loader,
@@ -29,8 +30,10 @@ from headrace.loader import (
     QuarantineCount,
     QuarantinedRecord,
     Selection,
+    refuse_impossible,
 )
 from headrace.plugins.duckdb import views
+from headrace.plugins.duckdb.alter import changes
 from headrace.plugins.duckdb.bars import bars_statements, descriptions
 from headrace.plugins.duckdb.connection import connected
 from headrace.plugins.duckdb.doctor import check_file
@@ -150,6 +153,27 @@ class DuckDBLoader(Loader):
                 ),
             )
 
+    def changes(self) -> Sequence[Change]:
+        if not self.database.exists():
+            return []
+        with self._opened() as connection:
+            self._refuse_older(connection)
+            return changes(connection, self.target, self._contract)
+
+    def alter(self) -> Sequence[Change]:
+        if not self.database.exists():
+            return []
+        with self._opened() as connection:
+            self._refuse_older(connection)
+            wanted = changes(connection, self.target, self._contract)
+            refuse_impossible(f"{self.target} in {self.database}", wanted)
+            for change in wanted:
+                connection.execute(change.statement)
+            if wanted:
+                self._made = False
+                self._make_tables(connection)  # the views follow
+            return wanted
+
     def quarantined(self, selection: Selection) -> Iterator[QuarantinedRecord]:
         if self.database.exists():
             yield from records(self._opened, self.target, selection)
@@ -215,9 +239,19 @@ class DuckDBLoader(Loader):
                 f"another loader is at work on {self.target} in {self.database}; try again"
             ) from exc
         if found[0][0] != 1:
-            newest = connection.execute(
-                "SELECT contract, contract_version FROM headrace_lock WHERE target = ?", [self.target]
-            ).fetchall()
+            self._refuse_older(connection)
+            raise ConfigError(
+                f"{self.target} in {self.database} has no row in headrace_lock: it was taken away by hand"
+            )
+
+    def _refuse_older(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """S7: a deployment that was left behind changes nothing of what a newer contract has made."""
+        if not connection.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'headrace_lock'").fetchall():
+            return
+        newest = connection.execute(
+            "SELECT contract, contract_version FROM headrace_lock WHERE target = ?", [self.target]
+        ).fetchall()
+        if newest and newest[0][1] > self._contract.version:
             raise ConfigError(
                 f"{self.target} in {self.database} was loaded by contract {newest}, this loader has"
                 f" {self._contract.name} version {self._contract.version}: use the newer contract, or another table (S7)"
@@ -417,7 +451,8 @@ class DuckDBLoader(Loader):
         if wrong:
             raise ConfigError(
                 f"{self.target} in {self.database} is not the table of contract {self._contract.name} version"
-                f" {self._contract.version}: {'; '.join(wrong)}. Load into another table, or alter this one"
+                f" {self._contract.version}: {'; '.join(wrong)}. `headrace load --plan` says what"
+                " --alter would do about it; or load into another table"
             )
 
 

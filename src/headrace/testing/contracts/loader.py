@@ -50,6 +50,25 @@ class LenientTick:
     size: int | None
 
 
+@contract(version=2)
+class WiderTick:
+    """Holds more digits and may lack what a tick has; a column comes and one goes."""
+
+    symbol: str | None
+    price: Decimal = column(precision=24, scale=8)
+    venue: str | None
+    lot: int = column(default=100)
+
+
+@contract(version=3)
+class NarrowTick:
+    """Has no room for what a tick holds."""
+
+    symbol: str
+    price: Decimal = column(precision=10, scale=2)
+    broker: str
+
+
 Cells = tuple[str, Decimal | None, int | None]
 """Symbol, price and size of a row; of a delete only the key and the order need be there."""
 
@@ -565,6 +584,47 @@ class LoaderContract:
         with pytest.raises(ConfigError):
             open_loader().load([segment(1, values_of(10))])
         assert (warehouse.rows(TARGET), warehouse.quarantined(TARGET), warehouse.ledger(TARGET)) == before
+
+    def test_a_table_is_altered_when_it_is_asked_for(
+        self, open_loader: Callable[..., Loader], warehouse: Warehouse
+    ) -> None:
+        """What changes no value is done, once, before a load; rows stay as they are, and an older contract is out (S4, S7)."""
+        good = [value for value, _ in GOOD]
+        open_loader().load([segment(0, good)])
+        wider = open_loader(WiderTick)
+        try:
+            planned = wider.changes()
+        except ConfigError:
+            pytest.skip("this loader does not alter tables")  # `Loader.alter` is optional
+        with pytest.raises(ConfigError):
+            open_loader(WiderTick).load([segment(len(good), good)])
+        assert len(planned) >= 3
+        assert list(open_loader(WiderTick).changes()) == list(planned) == list(wider.alter())
+        assert list(open_loader(WiderTick).alter()) == list(wider.changes()) == []
+        self.holds(warehouse, segment(0, good))
+        wider.load([segment(len(good), [b'{"symbol":"A","price":1.00000001,"lot":7}'])])
+        assert ((DATASET, PARTITIONS[0], len(good)), ("A", Decimal("1.00000001"), None)) in warehouse.rows(TARGET)
+        for call in (open_loader().changes, open_loader().alter):
+            with pytest.raises(ConfigError):
+                call()
+
+    def test_a_table_is_not_altered_where_values_would_change(
+        self, open_loader: Callable[..., Loader], warehouse: Warehouse
+    ) -> None:
+        """Then nothing is done at all: neither what could be nor what could not; a table that is not there needs nothing."""
+        narrow = open_loader(NarrowTick)
+        try:
+            assert list(narrow.changes()) == []
+        except ConfigError:
+            pytest.skip("this loader does not alter tables")  # `Loader.alter` is optional
+        open_loader().load([segment(0, values_of(10))])
+        planned = list(open_loader(NarrowTick).changes())
+        assert sum(not change.statement for change in planned) == 2
+        with pytest.raises(ConfigError, match="reload"):
+            open_loader(NarrowTick).alter()
+        assert list(open_loader(NarrowTick).changes()) == planned
+        open_loader().load([segment(10, values_of(10))])
+        self.holds(warehouse, segment(0, values_of(10)), segment(10, values_of(10)))
 
     def test_a_class_that_is_no_contract_is_refused(self, open_loader: Callable[..., Loader]) -> None:
         """It is told when the loader is made, before anything is written."""
