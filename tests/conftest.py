@@ -33,6 +33,7 @@ CLIENTS = {
         "headrace.plugins.duckdb",
         "headrace.plugins.snowflake",
         "headrace.typed",
+        "headrace.demo.agreement",
         "headrace.demo.check",
         "headrace.demo.demo",
         "headrace.demo.page",

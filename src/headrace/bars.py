@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
 
@@ -33,6 +33,10 @@ def _values(given: Condition | None) -> Condition | None:
     return (given[0], tuple(given[1])) if isinstance(given, tuple) and len(given) == 2 else given
 
 
+def _several(given: Iterable[Condition]) -> tuple[Condition, ...]:
+    return tuple(map(_values, given))  # type: ignore[arg-type]  # what is none is told by `check_bars`
+
+
 @attrs.frozen(kw_only=True)
 class Bars:
     """
@@ -50,7 +54,7 @@ class Bars:
 
         size: How many.
 
-        without: Which trades are in no bar at all.
+        without: Which trades are in no bar at all: those of which one of these holds.
 
         unpriced: Which trades count for volume, turnover and their number, but set no price, unless the minute has no other.
     """
@@ -59,7 +63,7 @@ class Bars:
     time: str = "time"
     price: str = "price"
     size: str = "size"
-    without: Condition | None = attrs.field(default=None, converter=_values)
+    without: tuple[Condition, ...] = attrs.field(default=(), converter=_several)
     unpriced: Condition | None = attrs.field(default=None, converter=_values)
 
 
@@ -78,9 +82,8 @@ def check_bars(kept: str, bars: Bars, columns: Sequence[Column]) -> None:
             f"{kept}: bars of {price.name} and {size.name}, whose product may have {product} digits, expected at most"
             f" {MAX_DIGITS}: make the precision of one smaller"
         )
-    for condition in (bars.without, bars.unpriced):
-        if condition is not None:
-            _check_condition(kept, condition, by_name)
+    for condition in (*bars.without, *([] if bars.unpriced is None else [bars.unpriced])):
+        _check_condition(kept, condition, by_name)
 
 
 def digits(column: Column) -> int:

@@ -110,8 +110,8 @@ def test_bar_out_of_order():
     (Bars(by=("price",)), "bars name price, which is decimal, expected text or integer or boolean"),
     (Bars(time="symbol"), "bars name symbol, which is text, expected timestamp"),
     (Bars(price="time"), "bars name time, which is timestamp, expected decimal or integer"),
-    (Bars(without=("symbol", ())), r"found \('symbol', \(\)\), expected a column and its values"),
-    (Bars(without=("symbol", (1,))), "bars look for 1 in column symbol, which never has it"),
+    (Bars(without=[("symbol", ())]), r"found \('symbol', \(\)\), expected a column and its values"),
+    (Bars(without=[("symbol", (1,))]), "bars look for 1 in column symbol, which never has it"),
     (Bars(unpriced="symbol"), "found 'symbol', expected a column and its values"),
 ])  # fmt: skip
 def test_wrong_bars(bars: Bars, message: str):
@@ -252,12 +252,12 @@ def test_view_follows_the_contract(tmp_path: Path):
             return str(int(high))
 
     load(tmp_path, Trade, values).close()
-    assert "2" == again(1, Bars(without=("suspicious", (True,))))
+    assert "2" == again(1, Bars(without=[("suspicious", (True,))]))
     assert "9" == again(1, Bars())
     with duckdb.connect(str(tmp_path / "w.duckdb")) as connection:
         connection.execute("UPDATE headrace_lock SET contract_version = 2")
-    assert "9" == again(1, Bars(without=("suspicious", (True,))))
-    assert "2" == again(2, Bars(without=("suspicious", (True,))))
+    assert "9" == again(1, Bars(without=[("suspicious", (True,))]))
+    assert "2" == again(2, Bars(without=[("suspicious", (True,))]))
 
 
 def test_no_bars(tmp_path: Path):

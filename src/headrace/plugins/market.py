@@ -25,7 +25,7 @@ from headrace.contract import column, contract
 __all__ = ["Bar", "Bars", "Quote", "Trade"]
 
 
-@contract(version=1, bars=Bars(without=("suspicious", (True,))), cluster=("symbol", "time"))
+@contract(version=1, bars=Bars(without=[("suspicious", (True,))]), cluster=("symbol", "time"))
 class Trade:
     """
     One trade as the feed reported it; equal rows are trades of their own.

@@ -110,8 +110,7 @@ def _prints(bars: Bars, source: str, size: Column) -> str:
     integer = size.kind == "integer"
     time, price = quoted(bars.time), quoted(bars.price)
     where = [f"{name} IS NOT NULL" for name in (time, price, quoted(bars.size))]
-    if bars.without is not None:
-        where.append(f"NOT {_holds(bars.without)}")
+    where += [f"NOT {_holds(condition)}" for condition in bars.without]
     priced = "true" if bars.unpriced is None else f"NOT {_holds(bars.unpriced)}"
     return (
         f"SELECT {', '.join(map(quoted, bars.by))}, {_minute(time)} AS minute, {price} AS price,"
