@@ -190,13 +190,16 @@ def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Silver]:
 
 
 @settings(
-    max_examples=8, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate]
+    max_examples=max(4, settings().max_examples // 25),
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.generate],
 )
-@given(st.tuples(st.tuples(TOLD, TOLD), st.tuples(TOLD, TOLD)))
+@given(st.tuples(st.tuples(TOLD, TOLD), st.tuples(TOLD)))
 @example(((Told("a", 1), Told("a", 1, "D")), (Told("a", 1), Told("a", 1, redriven=True))))
-@example(((Told("a", 2, "D"), Told("a", 1)), (Told("a", 1, redriven=True), Told("b", None))))
+@example(((Told("a", 2, "D"), Told("a", 1)), (Told("a", 1, redriven=True),)))
 def test_the_table_does_not_depend_on_the_order_of_loading(warehouse: Silver, universe: Universe) -> None:
-    """Every order and segmentation of four records gives the newest of each key, and every record is accounted for."""
+    """Every order and segmentation of a few records gives the newest of each key, and every record is accounted for."""
     for order in plays(universe):
         assert expected(universe) == warehouse.play(universe, order), order
 
