@@ -254,6 +254,8 @@ LEVELS = '[{"p":1.5,"q":2},{"p":2.25,"q":3}]'
 @example(
     ['["1.0"]', '["x,1e5"]', "[0.00]", "[-0]", '{"a":[1,{"b":-0.0}]}', "[1e15,0.1]", "[1.5,1e-400]", r'["\u001F"]']
 )
+@example(["[14.1234000000000000001]"])
+@example(["[150000000000000000001e-20]", "[1234567890123456e-16]", "[123456789012345678901234567890123456789]"])
 def test_nested_values_have_one_text(texts: list[str]) -> None:
     """By the block and one by one they are what `json` and `decimal` say, to the last digit and byte."""
     records = recorded([f'{{"in":{{"any":{text}}}}}'.encode() for text in texts])
