@@ -87,6 +87,13 @@ def chaos(session: nox.Session) -> None:
 
 
 @nox.session
+def kills(session: nox.Session) -> None:
+    """Kill a load of real ticks ten times: `nox -s kills -- 'duckdb:///tmp/w.duckdb?table={table}' --data FOLDER`."""
+    install(session, EXTRAS["all"])
+    session.run("python", "tests/kill/silver.py", "run", session.create_tmp(), *session.posargs)
+
+
+@nox.session
 def demo(session: nox.Session) -> None:
     """The demo, on the built wheel."""
     install(session, "all")
