@@ -1,10 +1,11 @@
-"""`headrace load --plan` and `--alter`: a newer contract and a table that is there."""
+"""`headrace load --plan`, `--alter` and `--evolve`: a newer contract, or a stream with more fields, and a table that is there."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
+import threading
 from pathlib import Path
 
 import duckdb
@@ -14,7 +15,12 @@ pytest.importorskip("typer")
 pytest.importorskip("rich")
 pytest.importorskip("structlog")
 
+from headrace.chain import Chain
 from headrace.cli.app import run
+from headrace.contract import load_contract
+from headrace.load import Load
+from headrace.plugins.duckdb.loader import DuckDBLoader
+from headrace.plugins.lake.local import FileStore
 
 CONTRACTS = """
 from decimal import Decimal
@@ -148,3 +154,114 @@ def test_plan_of_a_table_that_is_not_there(capfd, tmp_path, lake):
     assert 0 == run(["load", lake, f"duckdb://{tmp_path}/none.duckdb?table=ticks", *words])
     assert "is not there yet" in capfd.readouterr().err
     assert not (tmp_path / "none.duckdb").exists()
+
+
+# ---- evolve -----------------------------------------------------------------------------------------------
+
+COLUMNS = (
+    "SELECT column_name, data_type FROM duckdb_columns() WHERE table_name = 'ticks' AND column_name[1] <> '_'"
+    " AND database_name = current_database() ORDER BY column_index"
+)
+MORE = [
+    {"n": 0, "a": 1, "b": 0.5, "c": "2024-02-29T12:00:00Z", "d": True, "e": {"f": [1]}, "g": None, "mixed": 1, "N": 1},
+    {"n": 1, "a": -(2**63), "b": 2, "c": "", "d": None, "e": [], "mixed": "x", "a b": 1, "_own": 1},
+    {"n": 2},
+]
+
+
+@pytest.fixture
+def stream(tmp_path: Path) -> str:
+    """Records with more than the contract names."""
+    (tmp_path / "contracts.py").write_text(
+        "from headrace.contract import contract\n@contract(version=1)\nclass Tick:\n    n: int\n"
+        "@contract(version=2)\nclass Wide:\n    n: int\n    a: __import__('decimal').Decimal | None\n"
+    )
+    return write(tmp_path, MORE)
+
+
+@pytest.mark.usefixtures("stream")
+def test_evolve(capfd, tmp_path):
+    """Planned, then made: a column for each field of one kind, none for what is null, mixed or no name; never a moment."""
+    for _ in range(2):
+        assert 0 == load(tmp_path, "Tick", "--evolve", "--plan", "--json")
+        planned = json.loads(capfd.readouterr().out)["changes"]
+        assert not (tmp_path / "silver.duckdb").exists()
+    kinds = {"a": "BIGINT", "b": "DECIMAL(38,9)", "c": "VARCHAR", "d": "BOOLEAN", "e": "JSON"}
+    assert [f'ALTER TABLE "ticks" ADD COLUMN IF NOT EXISTS "{n}" {kind}' for n, kind in kinds.items()] == [
+        change["statement"] for change in planned
+    ]
+    assert 0 == load(tmp_path, "Tick", "--evolve")
+    told = capfd.readouterr()
+    assert [("n", "BIGINT"), *kinds.items()] == query(tmp_path, COLUMNS)
+    assert [
+        (0, 1, "0.500000000", "2024-02-29T12:00:00Z", True, '{"f":[1]}'),
+        (1, -(2**63), "2.000000000", "", None, "[]"),
+        (2, None, None, None, None, None),
+    ] == query(tmp_path, "SELECT n, a, b::VARCHAR, c, d, e::VARCHAR FROM ticks_current ORDER BY n")
+    assert "" == told.err  # what was made and what was left out are log lines
+
+
+@pytest.mark.usefixtures("stream")
+def test_what_was_made_stays_what_it_is(capfd, tmp_path):
+    """The next loader knows the kinds, in either mode: what differs goes to quarantine, and is redriven when it may."""
+    assert 0 == load(tmp_path, "Tick", "--evolve")
+    write(tmp_path, [{"n": 3, "a": "text", "h": 7}, {"n": 4, "a": 1.5}, {"n": 5, "a": 9, "mixed": 1}])
+    assert 0 == load(tmp_path, "Tick")
+    assert [(5, 9)] == query(tmp_path, "SELECT n, a FROM ticks WHERE n > 2")
+    reasons = 'SELECT _offset, "column", reason FROM ticks_quarantine ORDER BY 1'
+    fraction = "a number with a fraction or an exponent, expected an integer"
+    assert [(3, "a", "text, expected a number"), (4, "a", fraction)] == query(tmp_path, reasons)
+    write(tmp_path, [{"n": 6, "h": 7, "mixed": 2}])
+    assert 0 == load(tmp_path, "Tick", "--evolve")
+    assert [("h", "BIGINT"), ("mixed", "BIGINT")] == query(tmp_path, COLUMNS)[-2:]
+
+    target, wide = f"duckdb://{tmp_path}/silver.duckdb?table=ticks", ("--contract", f"{tmp_path}/contracts.py:Wide")
+    assert 2 == run(["redrive", target, *wide, "--log-level", "error"])
+    assert 0 == load(tmp_path, "Wide", "--alter")
+    capfd.readouterr()
+    assert 0 == run(["redrive", target, *wide, "--dry-run", "--json"])
+    assert 1 == json.loads(capfd.readouterr().out)["would_load"]
+    assert 0 == run(["redrive", target, *wide, "--log-level", "error"])
+    assert [(4, "1.500000000")] == query(tmp_path, "SELECT n, a::VARCHAR FROM ticks WHERE n = 4")
+    assert [(3,)] == query(tmp_path, "SELECT _offset FROM ticks_quarantine")
+
+
+@pytest.mark.usefixtures("stream")
+def test_nothing_evolves_unless_it_is_asked_for(tmp_path):
+    """Fields that the contract does not name are passed over, and no table of ours more is made."""
+    assert 0 == load(tmp_path, "Tick")
+    assert [("n", "BIGINT")] == query(tmp_path, COLUMNS)
+    assert [] == query(tmp_path, "SELECT 1 FROM duckdb_tables() WHERE table_name = 'headrace_columns'")
+
+
+@pytest.mark.usefixtures("stream")
+def test_two_loaders_evolve_at_once(tmp_path):
+    """In threads, of the same segments: one kind, one column each, every record once."""
+    values = [{"n": n, f"f{n % 7}": n if n % 2 else str(n)} for n in range(3, 60)]
+    for begin in range(0, len(values), 10):
+        write(tmp_path, values[begin : begin + 10])
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        loader = DuckDBLoader(database=tmp_path / "silver.duckdb", target="ticks", contract=kept, threads=1)
+        try:
+            Load(
+                chain=Chain.open(FileStore(root=tmp_path / "lake"), "ticks"), loader=loader, evolve=True, group_bytes=1
+            ).run()
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the test shows it
+            errors.append(error)
+
+    kept = load_contract(f"{tmp_path}/contracts.py:Tick")
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert [] == errors
+    names = [name for name, _ in query(tmp_path, COLUMNS)]
+    assert sorted(set(names)) == sorted(names)
+    assert [(60, 60)] == query(
+        tmp_path,
+        "SELECT count(*), count(DISTINCT _offset) FROM (FROM (SELECT _offset FROM ticks) UNION ALL"
+        " SELECT _offset FROM ticks_quarantine)",
+    )

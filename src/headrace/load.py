@@ -21,7 +21,7 @@ from headrace.errors import (
     TransientError,
 )
 from headrace.layout import Layout
-from headrace.loader import MAX_REJECTED, Line, LoadableSegment, Loader, LoadResult
+from headrace.loader import MAX_REJECTED, Change, Line, LoadableSegment, Loader, LoadResult
 from headrace.logs import event as log_event
 from headrace.records import Partition
 from headrace.retry import Retry
@@ -84,6 +84,9 @@ class Load:
         until_ms: Load a partition up to its first segment of which every record is of this time or later, by the records'
             own timestamps in milliseconds since the epoch. One without a timestamp counts as before.
 
+        evolve: Fields of the stream that the contract does not name become columns, which may be null (`Loader.evolve`). Nothing
+            else of a table is altered by it.
+
         alter: Make a table that is there fit the contract before anything is loaded (`Loader.alter`), where that changes no
             value of it; else the run is refused.
 
@@ -106,6 +109,7 @@ class Load:
     begin_at: Mapping[int, int] | Literal["oldest"] | None = None
     until: int | None = None
     until_ms: int | None = None
+    evolve: bool = False
     alter: bool = False
     follow: bool = False
     look_every_s: float = 5.0
@@ -137,7 +141,7 @@ class Load:
             TooManyRejectedError: Too much breaks the contract; of that transaction nothing was written.
             SinkUnavailableError: The warehouse did not answer for `retry_for_s`.
         """
-        self.loader.max_rejected = self.max_rejected
+        self.loader.max_rejected, self.loader.evolve = self.max_rejected, self.evolve
         began_s = self.clock()
         log_event(_log, logging.INFO, "load begins", dataset=self.chain.dataset.id, target=self.loader.target)
         conflicts = 0
@@ -171,6 +175,22 @@ class Load:
         log_event(_log, logging.INFO, "load ends", records=done.records, inserted=done.inserted, rejected=done.rejected)
         return done
 
+    def plan(self) -> list[Change]:
+        """
+        Say what DDL a run with `alter` would begin with and, with `evolve`, which columns it would add; nothing is done.
+
+        With `evolve` everything is read that the ledger lacks, up to the first segment that cannot be.
+        """
+        self.loader.evolve = self.evolve
+        try:
+            found = {change.what: change for change in self._retry(self.loader.changes)}
+            for group in self._groups(self._lacking({}, begin=False)) if self.evolve else ():
+                planned = self._retry(lambda group=group: self.loader.changes(self._loadable(group)))  # type: ignore[misc]
+                found = {change.what: change for change in planned} | found  # what comes first decides
+        finally:
+            self.loader.close()
+        return list(found.values())
+
     def stop(self) -> None:
         """End after the transaction under way. May be called from a signal handler or a thread."""
         self._retry.hurry.set()
@@ -189,7 +209,7 @@ class Load:
                 first.add_note(f"and: {other}")
             raise first
 
-    def _lacking(self, stopped: dict[int, HeadraceError]) -> Iterator[Segment]:
+    def _lacking(self, stopped: dict[int, HeadraceError], *, begin: bool = True) -> Iterator[Segment]:
         """Walk each partition's chain from where the ledger ends (B29, S1)."""
         dataset = self.chain.dataset
         # those that the pin counts as well: a chain that is gone is not "nothing to do"
@@ -200,15 +220,15 @@ class Load:
             try:
                 position = positions[line]
                 if position is None:
-                    position = self._begin(line)
+                    position = self._begin(line, write=begin)
                 yield from self._walk(line.partition.number, position, stopped)
             except TransientError:
                 raise
             except HeadraceError as error:
                 self._stop(line.partition, error, stopped)
 
-    def _begin(self, line: Line) -> int:
-        """Say where a line begins that was never loaded; where that is not the chain's beginning, the ledger holds it then."""
+    def _begin(self, line: Line, *, write: bool) -> int:
+        """Say where a line begins that was never loaded; *write* it into the ledger where that is not the chain's beginning."""
         number = line.partition.number
         head = self._retry(lambda: next(self.chain.objects(number), None))
         if self.begin_at is None or head is None:
@@ -226,7 +246,7 @@ class Load:
                     f"{line.partition}: found begin_at={position}, and no segment starts there; {there}: `headrace show LAKE"
                     f" --partition {number}` lists them"
                 )
-        if position:
+        if position and write:
             self._retry(lambda: self.loader.begin(line, position))
             log_event(_log, logging.WARNING, "begins behind the head", partition=str(line.partition), position=position)
         return position
@@ -300,8 +320,11 @@ class Load:
         if failure is not None:
             raise failure
 
+    def _loadable(self, group: list[Segment]) -> list[LoadableSegment]:
+        return [LoadableSegment(s, self.chain.format, body=partial(self.chain.read, s)) for s in group]
+
     def _load(self, group: list[Segment], began_s: float) -> None:
-        loadable = [LoadableSegment(s, self.chain.format, body=partial(self.chain.read, s)) for s in group]
+        loadable = self._loadable(group)
         result = self._retry(lambda: self.loader.load(loadable))
         self.progress = LoadProgress(
             self.progress.result + result,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from headrace.contract import Contract
 from headrace.errors import ConfigError, CorruptSegmentError, DataError
 from headrace.formats import Format
 from headrace.records import Partition
@@ -282,11 +283,15 @@ class Loader(ABC):
 
         max_rejected: The share of a call's records that may go to quarantine, 0 to 1; above it `load` refuses
             (`headrace.typed.share`).
+
+        evolve: Fields of the stream that the contract does not name become columns, when a call of `load` meets them
+            (`headrace.typed.fields`). A column that was made so is the target's from then on, whatever this says.
     """
 
     target: str
     contract: type
     max_rejected: float = MAX_REJECTED
+    evolve: bool = False
 
     @abstractmethod
     def positions(self, lines: Sequence[Line]) -> Mapping[Line, int | None]:
@@ -342,9 +347,16 @@ class Loader(ABC):
             CommitUnknownError: All or nothing was written; call again, what was taken out is not taken twice (S5).
         """
 
-    def changes(self) -> Sequence[Change]:
+    def described(self) -> Contract:
+        """What a row of the target is: the contract, and the columns that the stream has brought."""
+        return Contract.of(self.contract)
+
+    def changes(self, segments: Sequence[LoadableSegment] = ()) -> Sequence[Change]:
         """
         Say what `alter` would do now; nothing where the target is not there yet. Nothing is made or changed.
+
+        Args:
+            segments: With `evolve`, also what columns a load of these would add.
 
         Raises:
             ConfigError: This loader does not alter tables, or the target was loaded by a newer contract (S7).

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 
 import attrs
 
-from headrace.contract import Contract
 from headrace.envelope import decode
 from headrace.errors import TransientError
 from headrace.loader import Loader, LoadResult, QuarantinedRecord, Selection
@@ -128,7 +127,7 @@ class Redrive:
         Every record is typed, in plain Python, as a redrive would type it. With a business key, a record that becomes a row
         may still be hidden by a newer one.
         """
-        contract = Contract.of(self.loader.contract)
+        contract = self._retry(self.loader.described)
         found: Counter[tuple[str, str, str, str]] = Counter()
         try:
             for record in self._records():

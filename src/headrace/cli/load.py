@@ -101,9 +101,21 @@ def load(
             " decimals, take NOT NULL away. Without it no table is altered.",
         ),
     ] = False,
+    evolve: Annotated[
+        bool,
+        typer.Option(
+            "--evolve",
+            help="Fields of the stream that the contract does not name become columns, which may be null. Does what --alter"
+            " does, too.",
+        ),
+    ] = False,
     plan: Annotated[
         bool,
-        typer.Option("--plan", help="Only print what --alter would do. Code 1: it could not, load into a new table."),
+        typer.Option(
+            "--plan",
+            help="Only print the DDL of --alter and, where that is given, of --evolve. Code 1: it cannot be done, load into a"
+            " new table.",
+        ),
     ] = False,
     retry_for: RetryFor = 600.0,
     json: AsJson = False,
@@ -131,8 +143,6 @@ def load(
     loader = registry.loader(uri, load_contract(contract))
     chain = open_chain(registry, lake, stream, epoch, wait_s=every if follow else None)
     output.keep({"lake": chain.store.place, "stream": chain.dataset.stream, "warehouse": redacted(str(uri))})
-    if plan:
-        return _plan(output, loader)
     run = Load(
         chain=chain,
         loader=loader,
@@ -141,11 +151,14 @@ def load(
         group_bytes=group,
         max_rejected=max_rejected,
         begin_at=_beginning(begin_at or []),
-        alter=alter,
+        alter=alter or evolve,
+        evolve=evolve,
         until=end,
         until_ms=end_ms,
         retry_for_s=retry_for,
     )
+    if plan:
+        return _plan(output, run)
     try:
         with (
             LoadStatus(segments=_to_do(chain, loader, follow=follow or bool(until))) as progress,
@@ -162,13 +175,12 @@ def load(
     return code_of_stop(stop.signal, endless=follow)
 
 
-def _plan(output: Output, loader: Loader) -> int:
-    with loader:
-        found = loader.changes()
+def _plan(output: Output, run: Load) -> int:
+    loader, found = run.loader, run.plan()
     possible = all(change.statement for change in found)
     output.document({"target": loader.target, "possible": possible, "changes": [attrs.asdict(each) for each in found]})
     rows = [[change.what, change.statement or "impossible: load the history into a new table"] for change in found]
-    output.table(f"what --alter would do to {loader.target}", ["what", "statement"], rows)
+    output.table(f"what would be altered in {loader.target}", ["what", "statement"], rows)
     output.remark("nothing was changed" if found else f"{loader.target} fits the contract, or is not there yet")
     return DONE if possible else DATA
 

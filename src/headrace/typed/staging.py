@@ -91,7 +91,7 @@ class Staging:
             f" CASE WHEN ({' AND '.join(self._proofs(spooled, texts, values))}) IS TRUE THEN NULL ELSE line END AS _line"
             f" FROM (SELECT *, {typed}"
             f' FROM (SELECT file, line, r0."offset" AS place, r0.timestamp_ms AS ms, {leaves}'
-            f" FROM (SELECT file, line, {parsed} FROM {self._lines(spooled)})))"
+            f" FROM (SELECT file, line, {parsed} FROM {lines_of(spooled)})))"
         )
 
     def _proofs(self, spooled: Spooled, texts: Sequence[str], values: Sequence[str]) -> Iterator[str]:
@@ -116,14 +116,6 @@ class Staging:
             return "false"
         [value] = [v for c, v in zip(self.contract.columns, values, strict=True) if c.name == deleted.column]
         return f"coalesce({value}::VARCHAR IN ({', '.join(map(literal, deleted.cells))}), false)"
-
-    def _lines(self, spooled: Spooled) -> str:
-        files = f"[{', '.join(literal(str(file)) for file in spooled.files)}]"
-        return (
-            f"(SELECT list_position({files}, filename) - 1 AS file, line FROM read_csv({files},"
-            " columns = {'line': 'VARCHAR'}, header = false, auto_detect = false, delim = '\x01', quote = '', escape = '',"
-            f" new_line = '\\n', filename = true, max_line_size = {max(spooled.longest_line, _LINE_BYTES)}))"
-        )
 
     # ---- row by row ---------------------------------------------------------------------------------------
 
@@ -193,3 +185,13 @@ class Staging:
 
 def _named(expressions: Iterable[str], names: Iterable[str]) -> str:
     return ", ".join(f"{expression} AS {name}" for expression, name in zip(expressions, names, strict=True))
+
+
+def lines_of(spooled: Spooled) -> str:
+    """The lines of files as a query: ``file``, a number from 0, and ``line``."""
+    files = f"[{', '.join(literal(str(file)) for file in spooled.files)}]"
+    return (
+        f"(SELECT list_position({files}, filename) - 1 AS file, line FROM read_csv({files},"
+        " columns = {'line': 'VARCHAR'}, header = false, auto_detect = false, delim = '\x01', quote = '', escape = '',"
+        f" new_line = '\\n', filename = true, max_line_size = {max(spooled.longest_line, _LINE_BYTES)}))"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,24 +33,31 @@ from headrace.loader import (
     Selection,
     refuse_impossible,
 )
+from headrace.logs import event as log_event
 from headrace.plugins.duckdb import views
 from headrace.plugins.duckdb.alter import changes
 from headrace.plugins.duckdb.bars import bars_statements, descriptions
 from headrace.plugins.duckdb.connection import connected
 from headrace.plugins.duckdb.doctor import check_file
+from headrace.plugins.duckdb.evolve import additions, evolved, remember
 from headrace.plugins.duckdb.quarantine import counts, records
 from headrace.plugins.duckdb.redrive import spool_quarantine, take_back
 from headrace.plugins.duckdb.rows import inserted, prepare, write_rows
 from headrace.plugins.duckdb.tables import HELD, LINEAGE, PLACE, expected, quarantine, statements
 from headrace.typed.columns import declared, quoted
+from headrace.typed.engine import engine
+from headrace.typed.fields import new_fields
 from headrace.typed.segments import check_counts, describe, describe_places
 from headrace.typed.share import check_share
-from headrace.typed.spool import spool, workspace
+from headrace.typed.spool import Spooled, spool, workspace
 from headrace.typed.staging import Staging
 
 if TYPE_CHECKING:
     from headrace.registry import Registry
     from headrace.uri import URI
+
+
+_log = logging.getLogger("headrace.plugins.duckdb")
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -124,8 +132,11 @@ class DuckDBLoader(Loader):
             wanted = self._lacking(connection, segments)
             if not wanted:
                 return LoadResult()
+            spooled = spool(wanted, folder)
+            if self.evolve:
+                self._evolve(connection, spooled)
             staging = Staging(connection, self._contract, folder)
-            staging.stage(spool(wanted, folder))
+            staging.stage(spooled)
             counted = staging.counts()
             check_counts(wanted, counted)
             describe(connection, wanted)
@@ -153,18 +164,31 @@ class DuckDBLoader(Loader):
                 ),
             )
 
-    def changes(self) -> Sequence[Change]:
-        if not self.database.exists():
-            return []
-        with self._opened() as connection:
-            self._refuse_older(connection)
-            return changes(connection, self.target, self._contract)
+    def described(self) -> Contract:
+        if self.database.exists():
+            with self._opened() as connection:
+                self._contract = evolved(connection, self.target, Contract.of(self.contract))
+        return self._contract
+
+    def changes(self, segments: Sequence[LoadableSegment] = ()) -> Sequence[Change]:
+        there = self.database.exists()
+        with workspace() as folder, self._opened() if there else engine(folder) as connection:
+            known, found = self._contract, []
+            if there:
+                self._refuse_older(connection)
+                known = evolved(connection, self.target, self._contract)
+                found = changes(connection, self.target, known)
+            if self.evolve and segments:
+                new = new_fields(connection, spool(segments, folder), known)
+                found += additions(self.target, new.columns)
+            return found
 
     def alter(self) -> Sequence[Change]:
         if not self.database.exists():
             return []
         with self._opened() as connection:
             self._refuse_older(connection)
+            self._contract = evolved(connection, self.target, Contract.of(self.contract))
             wanted = changes(connection, self.target, self._contract)
             refuse_impossible(f"{self.target} in {self.database}", wanted)
             for change in wanted:
@@ -375,8 +399,26 @@ class DuckDBLoader(Loader):
     def _connected(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """Open the file, with the tables made."""
         with self._opened() as connection:
+            kept = evolved(connection, self.target, Contract.of(self.contract))
+            self._made &= kept == self._contract  # else another loader has added columns
+            self._contract = kept
             self._make_tables(connection)
             yield connection
+
+    def _evolve(self, connection: duckdb.DuckDBPyConnection, spooled: Spooled) -> None:
+        """Add columns for what these lines have and the contract does not name, before the transaction (S4)."""
+        found = new_fields(connection, spooled, self._contract)
+        for name, reason in found.left.items():
+            log_event(_log, logging.WARNING, "field left out", target=self.target, field=name, reason=reason)
+        if not found.columns:
+            return
+        self._refuse_older(connection)
+        remember(connection, self.target, found.columns)
+        for change in additions(self.target, found.columns):
+            log_event(_log, logging.WARNING, "column added", target=self.target, statement=change.statement)
+        self._contract = evolved(connection, self.target, Contract.of(self.contract))
+        self._made = False
+        self._make_tables(connection)  # the views follow
 
     def _make_tables(self, connection: duckdb.DuckDBPyConnection) -> None:
         """DDL before any transaction (S4), once for each loader."""

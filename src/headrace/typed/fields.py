@@ -1,0 +1,103 @@
+"""Fields of the stream that a contract does not name, and what kind of column each would be (`Loader.evolve`)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import attrs
+
+from headrace.columns import Column, Kind
+from headrace.contract import Contract
+from headrace.typed.columns import literal
+from headrace.typed.spool import Spooled
+from headrace.typed.staging import lines_of
+
+if TYPE_CHECKING:
+    import duckdb
+
+MAX_COLUMNS = 500
+"""So many columns a table may have before no more are made: a field whose name is data would add one for each record."""
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,127}")
+_LEAST_SCALE, _MOST_SCALE, _PRECISION = 9, 18, 38
+
+
+@attrs.frozen
+class Fields:
+    """
+    What was found in some records.
+
+    Attributes:
+        columns: For the fields that can be columns, in the order of their names.
+
+        left: Fields that cannot, each with the reason.
+    """
+
+    columns: Sequence[Column]
+    left: Mapping[str, str]
+
+
+def new_fields(connection: duckdb.DuckDBPyConnection, spooled: Spooled, contract: Contract) -> Fields:
+    """
+    Look for fields of the records' values that no column of *contract* reads.
+
+    A field gets the kind that all its values have: integer, decimal (numbers of which one is no 64-bit integer), boolean, text,
+    or json. A text is never taken for a moment. Null is no value, and a field of several kinds is left out.
+    """
+    known = {c.source[0] for c in contract.columns if c.record == "value"}
+    taken = {c.name.lower() for c in contract.columns}
+    lines = lines_of(spooled)
+    names = connection.execute(
+        f"SELECT DISTINCT unnest(json_keys(line, '$.value')) AS name FROM {lines}"
+        " WHERE json_type(line, '$.value') = 'OBJECT' ORDER BY name"
+    ).fetchall()
+    found: list[Column] = []
+    left: dict[str, str] = {}
+    for (name,) in names:
+        if name in known:
+            continue
+        if not _NAME.fullmatch(name):
+            left[name] = "the name is none of a column: letters, digits and _, a letter first"
+        elif name.lower() in taken:
+            left[name] = "a column of this name is there; databases do not tell case"
+        elif len(contract.columns) + len(found) >= MAX_COLUMNS:
+            left[name] = f"the table has {MAX_COLUMNS} columns"
+        else:
+            kinds = dict(_kinds(connection, lines, name))
+            column = _column(name, kinds)
+            if column is not None:
+                found.append(column)
+                taken.add(name.lower())
+            elif kinds:
+                left[name] = f"its values are of several kinds: {', '.join(sorted(kinds))}"
+    return Fields(found, left)
+
+
+def _kinds(connection: duckdb.DuckDBPyConnection, lines: str, name: str) -> Iterator[tuple[Kind, int]]:
+    """The kinds of a field's values, each with the most digits that one has behind the point."""
+    path = literal(f"$.value.{name}")
+    yield from connection.execute(
+        "SELECT CASE WHEN kind IN ('BIGINT', 'UBIGINT') AND TRY_CAST(text AS BIGINT) IS NOT NULL THEN 'integer'"
+        " WHEN kind IN ('BIGINT', 'UBIGINT', 'HUGEINT', 'DOUBLE') THEN 'decimal' WHEN kind = 'VARCHAR' THEN 'text'"
+        " WHEN kind = 'BOOLEAN' THEN 'boolean' ELSE 'json' END AS found,"
+        " max(coalesce(length(regexp_extract(text, '[.]([0-9]*)', 1)), 0))::INTEGER FROM"
+        f" (SELECT json_type(line, {path}) AS kind, CASE WHEN json_type(line, {path}) IN ('DOUBLE', 'BIGINT', 'UBIGINT')"
+        f" THEN json_extract(line, {path})::VARCHAR END AS text FROM {lines} WHERE json_type(line, '$.value') = 'OBJECT')"
+        " WHERE kind <> 'NULL' GROUP BY found"
+    ).fetchall()
+
+
+def _column(name: str, kinds: Mapping[Kind, int]) -> Column | None:
+    scale = min(max(_LEAST_SCALE, *kinds.values(), 0), _MOST_SCALE)
+    if set(kinds) == {"integer", "decimal"}:
+        return Column(name, "decimal", nullable=True, source=(name,), precision=_PRECISION, scale=scale)
+    if len(kinds) != 1:
+        return None
+    (kind,) = kinds
+    if kind == "json":
+        return Column(name, kind, nullable=True, source=(name,), shapes=("object", "array"))
+    if kind == "decimal":
+        return Column(name, kind, nullable=True, source=(name,), precision=_PRECISION, scale=scale)
+    return Column(name, kind, nullable=True, source=(name,))
