@@ -40,7 +40,8 @@ def extra_is_installed(name: str) -> bool:
     for requirement in PROJECT["optional-dependencies"].get(name, ()):
         match = re.match(r"[A-Za-z0-9._-]+", requirement)
         assert match is not None
-        if importlib.util.find_spec(match[0].replace("-", "_")) is None:
+        module = {"snowflake-connector-python": "snowflake"}.get(match[0], match[0].replace("-", "_"))
+        if importlib.util.find_spec(module) is None:
             return False
     return True
 

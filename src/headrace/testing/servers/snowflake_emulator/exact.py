@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from contextlib import nullcontext
 
 import duckdb
 import fakesnow.copy_into as copying
@@ -20,6 +22,7 @@ _DONE = (exp.Insert, exp.Update, exp.Delete, exp.Merge, exp.Copy, exp.Select)
 
 ERRORS = (
     (duckdb.TransactionException, "Conflict on", 625, "57014"),
+    (duckdb.TransactionException, "write-write conflict", 625, "57014"),
     (duckdb.TransactionException, "is aborted", 90232, "25P02"),
     (duckdb.ConstraintException, "NOT NULL", 100072, "22000"),
     (duckdb.InvalidInputException, "Malformed JSON", 100069, "22P02"),
@@ -145,6 +148,8 @@ def params(expression, *given, **named):
 # ---- errors and locks -------------------------------------------------------------------------------------------
 
 _execute = cursors.FakeSnowflakeCursor._execute
+_one_definition = threading.Lock()  # fakesnow's registries of comments and lengths take one at a time
+_DDL = (exp.Create, exp.Drop, exp.Alter, exp.Comment)
 
 
 def while_waiting() -> None:
@@ -166,7 +171,8 @@ def execute(self, transformed, values=None):
     deadline = time.monotonic() + getattr(session, "lock_timeout_s", 43200.0)
     while True:
         try:
-            found = _execute(self, transformed, values)
+            with _one_definition if defines(transformed) else nullcontext():
+                found = _execute(self, transformed, values)
         except duckdb.Error as error:
             number, state = numbered(error)
             first = getattr(session, "done", None) in (0, None)
@@ -183,6 +189,10 @@ def execute(self, transformed, values=None):
         if isinstance(transformed, _DONE) and getattr(session, "done", None) is not None:
             session.done += 1
         return found
+
+
+def defines(transformed):
+    return isinstance(transformed, _DDL) or bool(transformed.args.get("create_stage_name"))
 
 
 def numbered(error):
