@@ -151,6 +151,8 @@ class SnowflakeLoader(Loader):
             return {line: found.get(attrs.evolve(line, target=line.target.upper())) for line in lines}
 
     def load(self, segments: Sequence[LoadableSegment]) -> LoadResult:
+        if self.evolve:
+            raise ConfigError(f"{self.where}: this loader takes no columns from the stream; name them in the contract")
         if not segments:
             return LoadResult()
         with self._connected() as session:
@@ -206,7 +208,15 @@ class SnowflakeLoader(Loader):
                 int(session.execute(f"SELECT COUNT(DISTINCT _OFFSET) AS N FROM {table} WHERE {where}", *place)[0][0])
                 for table in (self._tables.rows, self._tables.quarantine)
             ]
-            return Census(found[0], found[1], 0)
+            if not self._contract.key:
+                return Census(found[0], found[1], 0)
+            [(counted,)] = session.execute(
+                f"SELECT COALESCE(SUM(RECORDS), 0)::NUMBER(38,0) AS N FROM {self._tables.ledger} WHERE DATASET = %s"
+                " AND STREAM = %s AND PARTITION = %s AND START_OFFSET >= %s AND END_OFFSET <= %s AND KIND = 'load' AND TARGET = %s",
+                *place,
+                self.target,
+            )
+            return Census(found[0], found[1], max(0, int(counted) - found[0] - found[1]))
 
     def check(self) -> Iterator[Finding]:
         return check_account(self)
