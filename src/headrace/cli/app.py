@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from headrace.cli import demo, doctor, expire, load, plugins, quarantine, redrive, show, stream
+from headrace.cli import contract, demo, doctor, expire, load, plugins, quarantine, redrive, show, stream
 from headrace.cli.exits import DONE, FAULT, OUTPUT, USAGE, code_of
 from headrace.cli.options import LogFormat, LogLevel, begin
 from headrace.cli.output import Output, give_up_pipe, message_of, places_of, print_error
@@ -86,11 +86,20 @@ def application(*, drawn: bool) -> typer.Typer:
         demo.demo,
     ):
         app.command(command.__name__, help=_help(command))(command)
-    group = typer.Typer(rich_markup_mode="rich" if drawn else None)
-    group.callback(invoke_without_command=True)(_show_help)
-    for name, part in (("list", quarantine.counts), ("show", quarantine.show), ("export", quarantine.export)):
-        group.command(name, help=_help(part))(part)
-    app.add_typer(group, name="quarantine", help="What broke its contract: count it, look at a record, export it.")
+    groups: list[tuple[str, str, dict[str, Callable[..., Any]]]] = [
+        (
+            "quarantine",
+            "What broke its contract: count it, look at a record, export it.",
+            {"list": quarantine.counts, "show": quarantine.show, "export": quarantine.export},
+        ),
+        ("contract", "Contracts: draft one from what is in a lake.", {"infer": contract.infer}),
+    ]
+    for title, about, parts in groups:
+        group = typer.Typer(rich_markup_mode="rich" if drawn else None)
+        group.callback(invoke_without_command=True)(_show_help)
+        for name, part in parts.items():
+            group.command(name, help=_help(part))(part)
+        app.add_typer(group, name=title, help=about)
     return app
 
 
