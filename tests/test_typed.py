@@ -20,7 +20,7 @@ from headrace.contract import MAX_BYTES, Contract, column, contract
 from headrace.envelope import encode
 from headrace.records import Batch, Partition, Record
 from headrace.rows import Rejected, row
-from headrace.typed import staging
+from headrace.typed import nested, staging
 from headrace.typed.spool import Spooled
 from headrace.typed.staging import Staging
 
@@ -255,6 +255,18 @@ LEVELS = '[{"p":1.5,"q":2},{"p":2.25,"q":3}]'
     ['["1.0"]', '["x,1e5"]', "[0.00]", "[-0]", '{"a":[1,{"b":-0.0}]}', "[1e15,0.1]", "[1.5,1e-400]", r'["\u001F"]']
 )
 @example(["[14.1234000000000000001]"])
+@example(
+    [
+        '[1.0,2.0,{"a":-3.0,"b":[4.0]}]',
+        "[-0.0]",
+        "[10.05,1.00,-0.0]",
+        '[",1.0,"]',
+        '[1.0,",1.0]"]',
+        '["[1.0",2.0]',
+        r'["\"",":1.0"]',
+    ]
+)
+@example(["[1e16,123456789012345e5,1e20,1e21]", "[0.0]", "[100.0e0]", "[1e2]", '{"1.0":1.0,"2":[2.0]}'])
 @example(["[150000000000000000001e-20]", "[1234567890123456e-16]", "[123456789012345678901234567890123456789]"])
 def test_nested_values_have_one_text(texts: list[str]) -> None:
     """By the block and one by one they are what `json` and `decimal` say, to the last digit and byte."""
@@ -269,13 +281,57 @@ def test_nested_values_have_one_text(texts: list[str]) -> None:
 
 def test_plain_nested_values_do_not_take_the_careful_way() -> None:
     """Arrays of numbers and texts, flat objects, levels of a book, objects in objects whose names differ."""
-    texts = ["[]", "{}", "[1,2.5,-3]", '["a","b\\n",null,true]', '{"a":1,"b":[1,2]}', LEVELS, '{"a":{"b":{"c":0.001}}}']
-    records = recorded([f'{{"in":{{"any":{text}}}}}'.encode() for text in texts])
+    texts = [
+        "[]",
+        "{}",
+        "[1,2.5,-3,10]",
+        '["a","b\\n",null,true]',
+        '{"a":1,"b":[1,2]}',
+        LEVELS,
+        '{"a":{"b":{"c":0.001}}}',
+    ]
+    records = recorded(
+        [f'{{"in":{{"any":{text}}}}}'.encode() for text in [*texts[:2], "[1.0, 2.50, -3.00, 1e1]", *texts[3:]]]
+    )
 
     found = by_block(Nested, records)
 
     assert 0 == found.doubtful
     assert texts == [cells[2] for cells in found.fates.values() if not isinstance(cells, Why)]
+
+
+NEVER = r"[^\s\S]"
+
+
+@pytest.mark.parametrize(
+    ("rule", "instead", "text"),
+    [
+        ("_LONG", NEVER, "[14.1234000000000000001]"),
+        ("_NOT_CANONICAL", NEVER, "[-0.0]"),
+        ("_NOT_CANONICAL", NEVER, "[123456789012345678901234567890123456789]"),
+        ("_ZERO", NEVER, "[1e-400]"),
+        ("_STARTS_LIKE_A_NAMES_END", NEVER, '{"c":{},"a":"x",":k":1,":k":2}'),
+        ("_different", lambda _: "true", '{"a":{"b":1},"a":2}'),
+        ("_wholes", lambda _: "0", '[1.0,",1.0]"]'),
+    ],
+    ids=[
+        "long",
+        "minus zero",
+        "39 digits",
+        "too small",
+        "a text like a name",
+        "a name that repeats",
+        "a text like a number",
+    ],
+)
+def test_without_a_proof_a_wrong_text_passes(
+    rule: str, instead: object, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What each part of the proof is for: take it away, and the two ways differ."""
+    records = recorded([f'{{"in":{{"any":{text}}}}}'.encode()])
+    assert one_by_one(Nested, records) == by_block(Nested, records).fates
+    monkeypatch.setattr(nested, rule, instead)
+    assert one_by_one(Nested, records) != by_block(Nested, records).fates
 
 
 def test_what_a_nested_column_takes() -> None:

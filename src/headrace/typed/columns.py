@@ -72,6 +72,8 @@ def _value(column: Column, text: str) -> str:
         return rf"CASE WHEN contains({text}, '\') THEN {text}::JSON->>'$' ELSE {_inside(text)} END"
     if column.kind == "boolean":
         return f"{text} = 'true'"
+    if column.kind == "json":
+        return f"TRY_CAST({nested.value(text)} AS JSON)"
     if column.kind == "timestamp" and not is_iso(column):
         return f"TRY(make_timestamp_ns(TRY_CAST({_written(column, text)} AS BIGINT) * {_PER_UNIT[column.unit]}))"
     return f"TRY_CAST({_written(column, text)} AS {sql_type(column)})"
@@ -156,9 +158,9 @@ def _not_long(key: str) -> str:
     return f"NOT contains(line, {literal(escape)}) AND NOT regexp_matches(line, {literal(long)})"
 
 
-def _json(column: Column, text: str, _: str) -> Iterator[str]:
+def _json(column: Column, text: str, typed: str) -> Iterator[str]:
     yield nested.shape(column.shapes, text)
-    yield nested.proof(text)
+    yield nested.proof(text, typed)
 
 
 _PROOFS = {
