@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     )
     from headrace.redrive import Outlook, Redrive, RedriveProgress
     from headrace.registry import Plugin, Registry
+    from headrace.reload import Reload
     from headrace.segment import Segment, Trailer
     from headrace.sink import Draft, Guarantee, Sink
     from headrace.source import Holes, Owner, Source
@@ -127,6 +128,7 @@ __all__ = [
     "Redrive",
     "RedriveProgress",
     "Registry",
+    "Reload",
     "Segment",
     "Selection",
     "Sink",
@@ -218,6 +220,7 @@ _HOMES = {
         "Plugin",
         "Registry",
     ),
+    "headrace.reload": ("Reload",),
     "headrace.segment": (
         "Segment",
         "Trailer",

@@ -400,6 +400,28 @@ class Loader(ABC):
         """
         return counted(self.quarantined(selection))
 
+    def recorded(self, line: Line, start: int, end: int) -> int | None:
+        """Count the records of the segments in ``[start, end)`` of a line by the ledger alone; None: this loader cannot tell."""
+        return None
+
+    def current(self) -> str:
+        """Name the target that readers of this one see: itself, unless another one has taken over. Nothing is made."""
+        return self.target
+
+    def take_over(self, name: str) -> None:
+        """
+        Let the readers of the target *name* see this one from now on, all at once; they read the view ``<name>_current``.
+
+        In the transaction that does it the target that they saw until now is closed: nothing can be loaded into it any more
+        (`current` is what to load). It is not deleted. A repeated call changes nothing.
+
+        Raises:
+            PositionConflictError: That target is ahead of this one in some line of the ledger. Nothing was changed.
+            ConfigError: This loader cannot.
+            SinkUnavailableError: Nothing was changed; call again. `CommitUnknownError` likewise.
+        """
+        raise ConfigError(f"{self.target}: this loader cannot take over from another target; rename the tables by hand")
+
     def census(self, line: Line, start: int, end: int) -> Census | None:
         """Count what the target holds of ``[start, end)`` of a line; None: this loader cannot tell."""
         return None

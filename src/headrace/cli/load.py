@@ -17,16 +17,17 @@ from headrace.cli.exits import DATA, DONE, code_of_stop
 from headrace.cli.lake import open_chain
 from headrace.cli.options import (
     AsJson,
+    BeginAt,
     ContractName,
     Epoch,
+    Group,
     Lake,
     LogFormat,
     LogLevel,
+    MaxRejected,
     RetryFor,
     StreamName,
     begin,
-    share,
-    size,
     some_seconds,
 )
 from headrace.cli.output import Output
@@ -55,25 +56,8 @@ def load(
         float,
         typer.Option(parser=some_seconds, metavar="TIME", show_default="5s", help="How often to look, with --follow."),
     ] = 5.0,
-    group: Annotated[
-        int,
-        typer.Option(
-            parser=size,
-            metavar="SIZE",
-            show_default="16MiB",
-            help="Load segments together up to this size, compressed.",
-        ),
-    ] = 16 << 20,
-    max_rejected: Annotated[
-        float,
-        typer.Option(
-            parser=share,
-            metavar="SHARE",
-            show_default="50%",
-            help="End with code 1, and write nothing, where more of a transaction's records break the contract: 5%, 100% for"
-            " no limit. Fewer than 100 stop nothing.",
-        ),
-    ] = MAX_REJECTED,
+    group: Group = 16 << 20,
+    max_rejected: MaxRejected = MAX_REJECTED,
     until: Annotated[
         str,
         typer.Option(
@@ -83,16 +67,7 @@ def load(
             " partition up to the first segment of which all records are of then or later.",
         ),
     ] = "",
-    begin_at: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--begin-at",
-            metavar="oldest|PARTITION:OFFSET",
-            show_default=False,
-            help="Where a partition begins that was never loaded: 'oldest' for behind what `headrace expire` deleted, or an"
-            " offset at which a segment starts, for each partition once.",
-        ),
-    ] = None,
+    begin_at: BeginAt = None,
     alter: Annotated[
         bool,
         typer.Option(
@@ -150,7 +125,7 @@ def load(
         look_every_s=every,
         group_bytes=group,
         max_rejected=max_rejected,
-        begin_at=_beginning(begin_at or []),
+        begin_at=beginning(begin_at or []),
         alter=alter or evolve,
         evolve=evolve,
         until=end,
@@ -185,7 +160,8 @@ def _plan(output: Output, run: Load) -> int:
     return DONE if possible else DATA
 
 
-def _beginning(words: list[str]) -> Literal["oldest"] | dict[int, int] | None:
+def beginning(words: list[str]) -> Literal["oldest"] | dict[int, int] | None:
+    """Read the words of --begin-at."""
     if words == ["oldest"]:
         return "oldest"
     pairs = [word.partition(":")[::2] for word in words]

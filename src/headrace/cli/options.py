@@ -82,6 +82,37 @@ RetryFor = Annotated[
         help="How long to try a service that does not answer.",
     ),
 ]
+Group = Annotated[
+    int,
+    typer.Option(
+        "--group",
+        parser=size,
+        metavar="SIZE",
+        show_default="16MiB",
+        help="Load segments together up to this size, compressed.",
+    ),
+]
+MaxRejected = Annotated[
+    float,
+    typer.Option(
+        "--max-rejected",
+        parser=share,
+        metavar="SHARE",
+        show_default="50%",
+        help="End with code 1, and write nothing, where more of a transaction's records break the contract: 5%, 100% for"
+        " no limit. Fewer than 100 stop nothing.",
+    ),
+]
+BeginAt = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--begin-at",
+        metavar="oldest|PARTITION:OFFSET",
+        show_default=False,
+        help="Where a partition begins that was never loaded: 'oldest' for behind what `headrace expire` deleted, or an"
+        " offset at which a segment starts, for each partition once.",
+    ),
+]
 LogLevel = Annotated[
     str,
     typer.Option(
@@ -104,7 +135,7 @@ LogFormat = Annotated[
     ),
 ]
 
-_RUNS = ("stream", "load", "redrive")
+_RUNS = ("stream", "load", "redrive", "reload")
 
 
 def begin(context: typer.Context, log_level: str, log_format: str, *, as_json: bool = False) -> Output:

@@ -42,6 +42,7 @@ from headrace.plugins.duckdb.doctor import check_file
 from headrace.plugins.duckdb.evolve import additions, evolved, remember
 from headrace.plugins.duckdb.quarantine import counts, records
 from headrace.plugins.duckdb.redrive import spool_quarantine, take_back
+from headrace.plugins.duckdb.replaced import close, predecessors, refuse_replaced, successor
 from headrace.plugins.duckdb.rows import inserted, prepare, write_rows
 from headrace.plugins.duckdb.tables import HELD, LINEAGE, PLACE, expected, quarantine, statements
 from headrace.typed.columns import declared, quoted
@@ -205,6 +206,31 @@ class DuckDBLoader(Loader):
     def quarantine_counts(self, selection: Selection) -> Sequence[QuarantineCount]:
         return counts(self._opened, self.target, selection) if self.database.exists() else []
 
+    def recorded(self, line: Line, start: int, end: int) -> int | None:
+        if not self.database.exists():
+            return 0
+        with self._opened() as connection:
+            return recorded(connection, line, start, end)
+
+    def current(self) -> str:
+        if not self.database.exists():
+            return self.target
+        with self._opened() as connection:
+            return successor(connection, self.target)
+
+    def take_over(self, name: str) -> None:
+        with self._connected() as connection:
+            if successor(connection, name) != self.target:
+                self._transaction(connection, lambda attempt: self._take_over(connection, name, attempt))
+                self._made = False
+                self._make_tables(connection)  # other views follow
+
+    def _take_over(self, connection: duckdb.DuckDBPyConnection, name: str, attempt: str) -> LoadResult:
+        """DuckDB's DDL is of the transaction, so that view and lock row change together (elsewhere S4 forbids it)."""
+        close(connection, successor(connection, name), self.target, attempt)
+        connection.execute(views.repointed(name, self._contract, self.target))
+        return LoadResult()
+
     def census(self, line: Line, start: int, end: int) -> Census | None:
         if not self.database.exists():
             return Census(0, 0, 0)
@@ -272,6 +298,7 @@ class DuckDBLoader(Loader):
         """S7: a deployment that was left behind changes nothing of what a newer contract has made."""
         if not connection.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'headrace_lock'").fetchall():
             return
+        refuse_replaced(connection, self.target)
         newest = connection.execute(
             "SELECT contract, contract_version FROM headrace_lock WHERE target = ?", [self.target]
         ).fetchall()
@@ -424,6 +451,7 @@ class DuckDBLoader(Loader):
         """DDL before any transaction (S4), once for each loader."""
         if self._made:
             return
+        refuse_replaced(connection, self.target)
         try:
             comment = connection.execute(
                 "SELECT comment FROM duckdb_tables() WHERE table_name = ?", [self.target]
@@ -444,13 +472,15 @@ class DuckDBLoader(Loader):
         self._made = True
 
     def _make_views(self, connection: duckdb.DuckDBPyConnection) -> None:
-        there = connection.execute(
-            "SELECT column_name FROM duckdb_columns() WHERE table_name = ? AND schema_name = current_schema()"
-            " AND database_name = current_database() ORDER BY column_index",
-            [views.current(self.target)],
-        ).fetchall()
-        for statement in views.statements(self.target, self._contract, [name for (name,) in there]):
-            connection.execute(statement)
+        """Of this target, and of those that it has taken over from."""
+        for name in (self.target, *predecessors(connection, self.target)):
+            there = connection.execute(
+                "SELECT column_name FROM duckdb_columns() WHERE table_name = ? AND schema_name = current_schema()"
+                " AND database_name = current_database() ORDER BY column_index",
+                [views.current(name)],
+            ).fetchall()
+            for statement in views.statements(name, self._contract, [column for (column,) in there], self.target):
+                connection.execute(statement)
 
     def _make_bars(self, connection: duckdb.DuckDBPyConnection) -> None:
         """The view of bars and the columns' comments; a loader that an older contract has is not asked."""
@@ -460,11 +490,11 @@ class DuckDBLoader(Loader):
         if newest > [(self._contract.version,)]:
             return
         source = views.current(self.target) if self._contract.key else self.target
-        for statement in (
-            *descriptions(connection, self.target, self._contract),
-            *bars_statements(connection, self.target, self._contract, source),
-        ):
+        for statement in descriptions(connection, self.target, self._contract):
             connection.execute(statement)
+        for name in (self.target, *predecessors(connection, self.target)):
+            for statement in bars_statements(connection, name, self._contract, source):
+                connection.execute(statement)
 
     def _check_columns(self, connection: duckdb.DuckDBPyConnection) -> None:
         """A table whose columns are of other types would round what is put into it, without a word."""
@@ -506,3 +536,16 @@ def _position(connection: duckdb.DuckDBPyConnection, line: Line) -> int | None:
     ).fetchall()
     position: int | None = found[0][0]
     return position
+
+
+def recorded(connection: duckdb.DuckDBPyConnection, line: Line, start: int, end: int) -> int:
+    """How many records the ledger has of the segments in a range of a line."""
+    if not connection.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'headrace_ledger'").fetchall():
+        return 0
+    found = connection.execute(
+        'SELECT coalesce(sum(records), 0)::BIGINT FROM headrace_ledger WHERE dataset = ? AND stream = ? AND "partition" = ?'
+        " AND target = ? AND kind = 'load' AND start_offset >= ? AND end_offset <= ?",
+        [line.dataset_id, line.partition.stream, line.partition.number, line.target, start, end],
+    ).fetchall()
+    count: int = found[0][0]
+    return count

@@ -20,7 +20,7 @@ def columns(contract: Contract) -> list[str]:
     return [*(c.name for c in contract.columns), *LINEAGE]
 
 
-def statements(target: str, contract: Contract, there: Sequence[str]) -> list[str]:
+def statements(target: str, contract: Contract, there: Sequence[str], source: str = "") -> list[str]:
     """
     The DDL of the views, outside of any transaction (S4); none where they are as they should be.
 
@@ -30,11 +30,22 @@ def statements(target: str, contract: Contract, there: Sequence[str]) -> list[st
         contract: What its rows are.
 
         there: The columns that the view has now; empty where there is none.
+
+        source: The table that has taken over from the target (`headrace.loader.Loader.take_over`); "" for the target itself.
     """
     wanted = columns(contract)
     if list(there) == wanted:
         return []
-    only = f" WHERE NOT {DELETED}" if contract.key else ""
-    names = ", ".join(map(quoted, wanted))
     made = "CREATE OR REPLACE VIEW" if there else "CREATE VIEW IF NOT EXISTS"
-    return [f"{made} {quoted(current(target))} AS SELECT {names} FROM {quoted(target)}{only}"]
+    return [f"{made} {_query(target, contract, source or target)}"]
+
+
+def repointed(target: str, contract: Contract, source: str) -> str:
+    """The statement that lets the readers of a target see another table, which a contract describes."""
+    return f"CREATE OR REPLACE VIEW {_query(target, contract, source)}"
+
+
+def _query(target: str, contract: Contract, source: str) -> str:
+    only = f" WHERE NOT {DELETED}" if contract.key else ""
+    names = ", ".join(map(quoted, columns(contract)))
+    return f"{quoted(current(target))} AS SELECT {names} FROM {quoted(source)}{only}"

@@ -626,6 +626,33 @@ class LoaderContract:
         open_loader().load([segment(10, values_of(10))])
         self.holds(warehouse, segment(0, values_of(10)), segment(10, values_of(10)))
 
+    def test_a_target_takes_over_from_another(self, open_loader: Callable[..., Loader], warehouse: Warehouse) -> None:
+        """Only when it is not behind, once and for all: then the old one is closed, and what is current is the new one (S7)."""
+        segments = [segment(n, values_of(10)) for n in (0, 10, 20)]
+        open_loader().load(segments[:2])
+        new = open_loader(LenientTick, target="ticks_v2")
+        new.load(segments[:1])
+        try:
+            with pytest.raises(PositionConflictError):
+                new.take_over(TARGET)
+        except ConfigError:
+            pytest.skip("this loader swaps no targets")  # `Loader.take_over` is optional
+        assert (open_loader().current(), new.current()) == (TARGET, "ticks_v2")
+        assert new.load(segments[:2]).segments == 1
+        for _ in range(2):
+            new.take_over(TARGET)
+            assert (open_loader().current(), open_loader(LenientTick).current(), new.current()) == ("ticks_v2",) * 3
+        for kept in (Tick, LenientTick):
+            with pytest.raises(ConfigError):
+                open_loader(kept).load(segments[2:])
+        for target in (TARGET, "ticks_v2"):
+            line = self.line(target=target)
+            assert open_loader().positions([line]) == {line: 20}
+            assert open_loader(target=target).recorded(line, 0, 20) == 20
+            assert open_loader(target=target).recorded(line, 10, 20) == 10
+        assert open_loader(LenientTick, target="ticks_v2").load(segments).segments == 1
+        self.holds(warehouse, *segments[:2])
+
     def test_a_class_that_is_no_contract_is_refused(self, open_loader: Callable[..., Loader]) -> None:
         """It is told when the loader is made, before anything is written."""
 
