@@ -33,7 +33,14 @@ def ticks() -> list[Record]:
     return [record for symbol in symbols("tick") for record in trades(symbol)]
 
 
-def write_lake(root: Path, records: int, compression: Literal["gzip", "zstd"] = "gzip", *, bad_every: int = 0) -> None:
+def write_lake(
+    root: Path,
+    records: int,
+    compression: Literal["gzip", "zstd"] = "gzip",
+    *,
+    bad_every: int = 0,
+    segment_records: int = _SEGMENT_RECORDS,
+) -> None:
     """Write so many trades in order, over all partitions; each *bad_every*-th one breaks the contract."""
     sink = LakeSink(store=FileStore(root=root), compression=compression)
     identity = Identity("bench", "ticks", "read_uncommitted", PARTITIONS)
@@ -45,9 +52,9 @@ def write_lake(root: Path, records: int, compression: Literal["gzip", "zstd"] = 
         at = positions[partition]
         if isinstance(at, Exception):
             raise at
-        for begin in range(0, count, _SEGMENT_RECORDS):
+        for begin in range(0, count, segment_records):
             draft = sink.draft(partition, at.offset, 1 << 20)
-            for offsets in _chunks(begin, min(begin + _SEGMENT_RECORDS, count)):
+            for offsets in _chunks(begin, min(begin + segment_records, count)):
                 rows = [_placed(next(tape), offset, bad_every) for offset in offsets]
                 draft.add(Batch.of(partition, rows, assignment=1))
             at = draft.commit(at.offset, at, identity)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import resource
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import duckdb
-from material import fresh, write_lake
+from material import PARTITIONS, fresh, write_lake
 from sides import Comparison, Goal, Side, Stopwatch
 
 from headrace.chain import Chain
@@ -24,39 +28,61 @@ _VALUE = (
     'STRUCT(symbol VARCHAR, "time" TIMESTAMP_NS, price DECIMAL(18,6), size DECIMAL(18,6), exchange VARCHAR, conditions VARCHAR,'
     " suspicious BOOLEAN)"
 )
-_BAD_EVERY = 1000
+_SHARES = {"1 % bad": 100, "all bad": 1}
+_MANY_SEGMENTS = 200
+"""In each partition, for the memory: as many records in a few segments and in many."""
 
 
 @contextmanager
 def duckdb_loads(folder: Path, records: int) -> Iterator[list[Comparison]]:
-    """All records good, and each thousandth bad."""
-    good, bad = folder / "good", folder / "bad"
+    """All records good, each hundredth bad, all bad."""
+    good = folder / "good"
     write_lake(good, records)
-    write_lake(bad, records, bad_every=_BAD_EVERY)
+    lakes = {f"Load, {share}": (folder / share, every) for share, every in _SHARES.items()}
+    for lake, every in lakes.values():
+        write_lake(lake, records, bad_every=every)
 
     def own(_: Stopwatch) -> int:
         return _own(good, fresh(folder / "own"))
 
-    def ours(_: Stopwatch) -> int:
-        return _ours(good, fresh(folder / "ours"), 0)
+    def ours(lake: Path, bad: int, _: Stopwatch) -> int:
+        return _ours(lake, fresh(folder / "ours"), bad)
 
-    def ours_bad(_: Stopwatch) -> int:
-        return _ours(bad, fresh(folder / "ours"), records // _BAD_EVERY)
-
+    bad_sides = [Side(name, partial(ours, lake, records // every)) for name, (lake, every) in lakes.items()]
     yield [
         Comparison(
             "silver",
-            [Side("INSERT … FROM read_json", own), Side("Load", ours), Side("Load, 1 in 1,000 bad", ours_bad)],
+            [Side("INSERT … FROM read_json", own), Side("Load", partial(ours, good, 0)), *bad_sides],
             [
                 Goal("Load", "INSERT … FROM read_json", "0.80 | 1.0"),
-                Goal("Load, 1 in 1,000 bad", "INSERT … FROM read_json"),
+                *(Goal(side.name, "INSERT … FROM read_json") for side in bad_sides),
             ],
             {
                 "objects": len(list(good.rglob("*.jsonl.gz"))),
                 "bytes": sum(f.stat().st_size for f in good.rglob("*.gz")),
+                **_memory(folder, good, records),
             },
         )
     ]
+
+
+def _memory(folder: Path, few: Path, records: int) -> dict[str, int]:
+    """The most that a process held which loads the same records from a few segments, and from many."""
+    many = folder / "many"
+    write_lake(many, records, segment_records=max(1, records // PARTITIONS // _MANY_SEGMENTS))
+    found = {}
+    for lake in (few, many):
+        segments = len(list(lake.rglob("*.jsonl.gz")))
+        code = f"import silver; from pathlib import Path; silver.measured(Path({str(lake)!r}), Path({str(folder)!r}))"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, cwd=Path(__file__).parent)
+        found[f"peak_bytes_with_{segments}_segments"] = int(done.stdout)
+    return found
+
+
+def measured(lake: Path, folder: Path) -> None:
+    """Load in this process, and print the most that it held, in bytes."""
+    _ours(lake, fresh(folder / "measured"), 0)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
 def _own(lake: Path, folder: Path) -> int:
