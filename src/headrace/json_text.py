@@ -35,9 +35,7 @@ def parsed(text: str) -> object:
         ValueError: It is not JSON.
         RecursionError: It nests deeper than Python reads.
     """
-    return json.loads(
-        text, parse_float=Number, parse_int=Number, parse_constant=_no_constant, object_pairs_hook=_first_of_each
-    )
+    return _DECODER.decode(text)
 
 
 def _no_constant(name: str) -> object:
@@ -49,6 +47,12 @@ def _first_of_each(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
     for name, content in pairs:
         found.setdefault(name, content)
     return found
+
+
+_DECODER = json.JSONDecoder(
+    parse_float=Number, parse_int=Number, parse_constant=_no_constant, object_pairs_hook=_first_of_each
+)
+"""One for all: `json.loads` would make one for each text."""
 
 
 def canonical(found: object) -> str:
