@@ -122,6 +122,9 @@ def test_plan_and_alter(capfd, tmp_path):
         (3, "0.5000", "1.2345", None, "N", 7),
     ] == query(tmp_path, rows)
     assert [("N",)] == query(tmp_path, "SELECT venue FROM ticks_current WHERE n = 3")
+    write(tmp_path, [{"n": 4, "size": 1, "price": 1.25, "note": "x"}])
+    assert 2 == load(tmp_path, "One")
+    assert [("N",)] == query(tmp_path, "SELECT venue FROM ticks_current WHERE n = 3")
     assert 2 == load(tmp_path, "One", "--plan")
     assert 2 == load(tmp_path, "One", "--alter")
 

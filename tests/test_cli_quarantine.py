@@ -15,6 +15,7 @@ pytest.importorskip("rich")
 pytest.importorskip("structlog")
 
 from headrace.cli.app import run
+from headrace.plugins.duckdb import quarantine
 from headrace.redrive import Redrive
 
 CONTRACTS = """
@@ -174,6 +175,17 @@ def test_export(capfdbinary, tmp_path, table):
         assert line.endswith(b',"record":' + stored[found["offset"]] + b"}")
     code, _, err = called(capfdbinary, "quarantine", "export", table, "-o", tmp_path / "no/such/folder.jsonl")
     assert (2, True) == (code, "cannot write" in err)
+
+
+@pytest.mark.parametrize(("records_at_once", "bytes_at_once"), [(1, 1 << 20), (2, 1 << 20), (3, 1), (5_000, 150)])
+def test_export_in_pieces(capfdbinary, monkeypatch, table, records_at_once, bytes_at_once):
+    """However few are held at once, in number or in bytes, the same records come, each once and in order."""
+    whole = called(capfdbinary, "quarantine", "export", table)[1]
+    monkeypatch.setattr(quarantine, "_RECORDS_AT_ONCE", records_at_once)
+    monkeypatch.setattr(quarantine, "_BYTES_AT_ONCE", bytes_at_once)
+    assert (0, whole) == called(capfdbinary, "quarantine", "export", table)[:2]
+    code, out, _ = called(capfdbinary, "quarantine", "export", table, "--column", "price", "--from", 5, "--to", 8)
+    assert (0, [5, 7]) == (code, [json.loads(line)["offset"] for line in out.splitlines()])
 
 
 # ---- redrive ----------------------------------------------------------------------------------------------

@@ -129,6 +129,15 @@ def test_again(tmp_path):
 
 
 @pytest.mark.usefixtures("lake")
+def test_reload_with_what_the_stream_brings(tmp_path):
+    """With --evolve the new table has the fields that no contract names, from the first record on; readers see them."""
+    assert 0 == reload(tmp_path, "Three", "--evolve")
+    assert [(19, 190 - 7)] == query(tmp_path, "SELECT count(price), sum(price * 4)::INTEGER FROM ticks_current")
+    write(tmp_path, 25)
+    assert 2 == load(tmp_path, "Two", table="ticks_v3")
+
+
+@pytest.mark.usefixtures("lake")
 def test_what_reload_refuses(capfd, tmp_path):
     """Nothing to replace, no name of its own, too many bad records: readers see what they saw."""
     before = query(tmp_path, "SELECT * FROM ticks_current ORDER BY _offset")

@@ -43,6 +43,8 @@ class Reload:
 
         begin_at: As of `Load`: where the chain's head was expired, the new target lacks what the old one has of it.
 
+        evolve: As of `Load`; columns that the stream brought to the old target are not the new one's, unless it meets them too.
+
         group_bytes: As of `Load`.
 
         max_rejected: As of `Load`.
@@ -57,6 +59,7 @@ class Reload:
     make: Callable[[str], Loader]
     target: str
     begin_at: Mapping[int, int] | Literal["oldest"] | None = None
+    evolve: bool = False
     group_bytes: int = 16 << 20
     max_rejected: float = MAX_REJECTED
     retry_for_s: float = 600.0
@@ -118,6 +121,7 @@ class Reload:
             group_bytes=self.group_bytes,
             max_rejected=self.max_rejected,
             begin_at=self.begin_at,
+            evolve=self.evolve,
             retry_for_s=self.retry_for_s,
             observe=self.observe,
         )

@@ -20,6 +20,7 @@ from headrace.cli.options import (
     BeginAt,
     ContractName,
     Epoch,
+    Evolve,
     Group,
     Lake,
     LogFormat,
@@ -76,14 +77,7 @@ def load(
             " decimals, take NOT NULL away. Without it no table is altered.",
         ),
     ] = False,
-    evolve: Annotated[
-        bool,
-        typer.Option(
-            "--evolve",
-            help="Fields of the stream that the contract does not name become columns, which may be null. Does what --alter"
-            " does, too.",
-        ),
-    ] = False,
+    evolve: Evolve = False,
     plan: Annotated[
         bool,
         typer.Option(

@@ -113,6 +113,14 @@ BeginAt = Annotated[
         " offset at which a segment starts, for each partition once.",
     ),
 ]
+Evolve = Annotated[
+    bool,
+    typer.Option(
+        "--evolve",
+        help="Fields of the stream that the contract does not name become columns, which may be null. A table that is there is"
+        " altered as by --alter.",
+    ),
+]
 LogLevel = Annotated[
     str,
     typer.Option(

@@ -467,8 +467,12 @@ class DuckDBLoader(Loader):
                 f"{self.target} in {self.database} is being made by another loader; try again"
             ) from exc
         self._check_columns(connection)
-        self._make_views(connection)
-        self._make_bars(connection)
+        newest = connection.execute(
+            "SELECT contract_version FROM headrace_lock WHERE target = ?", [self.target]
+        ).fetchall()
+        if newest <= [(self._contract.version,)]:  # what an older contract has to say of views is not asked
+            self._make_views(connection)
+            self._make_bars(connection)
         self._made = True
 
     def _make_views(self, connection: duckdb.DuckDBPyConnection) -> None:
@@ -483,12 +487,7 @@ class DuckDBLoader(Loader):
                 connection.execute(statement)
 
     def _make_bars(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """The view of bars and the columns' comments; a loader that an older contract has is not asked."""
-        newest = connection.execute(
-            "SELECT contract_version FROM headrace_lock WHERE target = ?", [self.target]
-        ).fetchall()
-        if newest > [(self._contract.version,)]:
-            return
+        """The view of bars and the columns' comments."""
         source = views.current(self.target) if self._contract.key else self.target
         for statement in descriptions(connection, self.target, self._contract):
             connection.execute(statement)
