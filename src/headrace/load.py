@@ -84,8 +84,8 @@ class Load:
         until_ms: Load a partition up to its first segment of which every record is of this time or later, by the records'
             own timestamps in milliseconds since the epoch. One without a timestamp counts as before.
 
-        evolve: Fields of the stream that the contract does not name become columns, which may be null (`Loader.evolve`). Nothing
-            else of a table is altered by it.
+        evolve: Fields of the stream that the contract does not name become columns, which may be null (`Loader.evolve`). Does
+            what `alter` does, too.
 
         alter: Make a table that is there fit the contract before anything is loaded (`Loader.alter`), where that changes no
             value of it; else the run is refused.
@@ -148,7 +148,7 @@ class Load:
         stood_at: Mapping[Line, int | None] = {}
         try:
             self._retry(self._refuse_a_second_epoch)
-            if self.alter:
+            if self.alter or self.evolve:
                 for change in self._retry(self.loader.alter):
                     log_event(
                         _log, logging.WARNING, "table altered", target=self.loader.target, statement=change.statement

@@ -120,7 +120,7 @@ def load(
         group_bytes=group,
         max_rejected=max_rejected,
         begin_at=beginning(begin_at or []),
-        alter=alter or evolve,
+        alter=alter,
         evolve=evolve,
         until=end,
         until_ms=end_ms,

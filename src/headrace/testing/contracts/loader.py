@@ -464,7 +464,7 @@ class LoaderContract:
         try:
             loader.begin(self.line(), 10)
         except ConfigError:
-            pytest.skip("this loader begins at 0 only")  # `Loader.begin` is optional
+            return  # `Loader.begin` is optional, and it says so
         loader.begin(self.line(), 10)
         other = self.line(PARTITIONS[1])
         assert loader.positions([self.line(), other]) == {self.line(): 10, other: None}
@@ -531,7 +531,7 @@ class LoaderContract:
         try:
             assert list(loader.quarantined(Selection())) == []
         except ConfigError:
-            pytest.skip("this loader does not show its quarantine")  # `Loader.quarantined` is optional
+            return  # `Loader.quarantined` is optional, and it says so
         segments = [segment(0, BAD), segment(0, values_of(40), partition=PARTITIONS[1])]
         loader.load(segments)
         first = list(open_loader().quarantined(Selection()))
@@ -556,7 +556,7 @@ class LoaderContract:
             loader.load([segment(0, BAD), segment(0, values_of(40), partition=PARTITIONS[1])])
             everything = list(loader.quarantined(Selection()))
         except ConfigError:
-            pytest.skip("this loader does not show its quarantine")  # `Loader.quarantined` is optional
+            return  # `Loader.quarantined` is optional, and it says so
         number = len(everything) // 2
         column, reason = everything[number].column, everything[number].reason
         for selection, expected in (
@@ -595,7 +595,7 @@ class LoaderContract:
         try:
             planned = wider.changes()
         except ConfigError:
-            pytest.skip("this loader does not alter tables")  # `Loader.alter` is optional
+            return  # `Loader.alter` is optional, and it says so
         with pytest.raises(ConfigError):
             open_loader(WiderTick).load([segment(len(good), good)])
         assert len(planned) >= 3
@@ -616,7 +616,7 @@ class LoaderContract:
         try:
             assert list(narrow.changes()) == []
         except ConfigError:
-            pytest.skip("this loader does not alter tables")  # `Loader.alter` is optional
+            return  # `Loader.alter` is optional, and it says so
         open_loader().load([segment(0, values_of(10))])
         planned = list(open_loader(NarrowTick).changes())
         assert sum(not change.statement for change in planned) == 2
@@ -636,7 +636,7 @@ class LoaderContract:
             with pytest.raises(PositionConflictError):
                 new.take_over(TARGET)
         except ConfigError:
-            pytest.skip("this loader swaps no targets")  # `Loader.take_over` is optional
+            return  # `Loader.take_over` is optional, and it says so
         assert (open_loader().current(), new.current()) == (TARGET, "ticks_v2")
         assert new.load(segments[:2]).segments == 1
         for _ in range(2):
