@@ -1,10 +1,11 @@
 """
 Loads real ticks into a warehouse while the loader is killed again and again: ``silver.py run FOLDER WAREHOUSE``.
 
-WAREHOUSE is a URI with ``{table}`` in it. Trades, quotes (where there are some) and bars, each sent twice, go into a lake; every
-thousandth record or so is broken. A loader in a process of its own is ended with SIGKILL, at random moments and inside of
-COMMIT, until it has been killed often enough and ends by itself. Then every record must be a row, in quarantine or superseded,
-and none twice; in a DuckDB file the rows are those that `csv` and `decimal` make of the vendor's files, to the last digit.
+WAREHOUSE is a URI with ``{table}`` in it, or ``emulator`` for an emulated Snowflake. Trades, quotes (where there are some) and
+bars, each sent twice, go into a lake; every thousandth record or so is broken. A loader in a process of its own is ended with
+SIGKILL, at random moments and inside of COMMIT, until it has been killed often enough and ends by itself. Then every record must
+be a row, in quarantine or superseded, and none twice; and the rows are those that `csv` and `decimal` make of the vendor's
+files, to the last digit.
 """
 
 from __future__ import annotations
@@ -20,9 +21,12 @@ import sys
 import threading
 import time
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from functools import partial
+from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -46,6 +50,7 @@ EASTERN = timedelta(hours=4)  # every session lies in daylight saving time
 GROUP_SEGMENTS = 5
 
 Row = tuple[Any, ...]
+Query = Callable[[str], Iterator[Row]]
 
 
 # ---- the lake -------------------------------------------------------------------------------------------------
@@ -98,7 +103,8 @@ def load(lake: str, warehouse: str, tables: Sequence[str], die_at: int, die_afte
     registry, commits = Registry.discover(), 0
     for table in tables:
         loader = registry.loader(warehouse.replace("{table}", table), CONTRACTS[table])
-        commit = getattr(type(loader), "_commit", None)
+        place, name = committing(type(loader))
+        commit = getattr(place, name)
 
         def watched(*args: object, _commit: Any = commit) -> object:
             nonlocal commits
@@ -110,14 +116,20 @@ def load(lake: str, warehouse: str, tables: Sequence[str], die_at: int, die_afte
 
         chain = Chain.open(registry.store(lake), table)
         with pytest.MonkeyPatch.context() as patch:
-            if commit is not None:  # of other loaders only random moments are hit
-                patch.setattr(type(loader), "_commit", watched)
+            patch.setattr(place, name, watched)
             if not ledger:
                 patch.setattr(type(loader), "positions", lambda _self, lines: dict.fromkeys(lines))
                 patch.setattr(type(loader), "_lacking", lambda _self, _connection, segments: list(segments))
             done = Load(chain=chain, loader=loader, group_segments=GROUP_SEGMENTS, retry_for_s=60)
             done.observe = lambda _: say("committed")
             done.run()
+
+
+def committing(kind: type) -> tuple[type, str]:
+    """Which method of which class says COMMIT for a loader of this kind."""
+    if hasattr(kind, "_commit"):
+        return kind, "_commit"
+    return import_module("headrace.plugins.snowflake.connection").Session, "commit"
 
 
 def _die(after_s: float) -> None:
@@ -169,7 +181,7 @@ def verify_counts(folder: Path, warehouse: str, counts: dict[str, int]) -> list[
     for table, records in counts.items():
         with registry.loader(warehouse.replace("{table}", table), CONTRACTS[table]) as loader:
             chain = Chain.open(registry.store(f"file://{folder}/lake"), table)
-            line = Line(chain.dataset.id, Partition(table, 0), table)
+            line = Line(chain.dataset.id, Partition(table, 0), loader.target)
             position, found = loader.positions([line])[line], loader.census(line, 0, records)
             broken = sum(count.records for count in loader.quarantine_counts(Selection()))
         assert found is not None
@@ -185,28 +197,32 @@ def verify_counts(folder: Path, warehouse: str, counts: dict[str, int]) -> list[
     return problems
 
 
-def verify_rows(database: str, data: Path, counts: dict[str, int]) -> list[str]:
-    """Compare a DuckDB file with what the vendor's files say: each row once, at its place, with all its digits."""
-    import duckdb  # noqa: PLC0415 - only where the warehouse is one
-
+def verify_rows(query: Query, data: Path, counts: dict[str, int]) -> list[str]:
+    """Compare tables with what the vendor's files say: each row once, at its place, with all its digits."""
     problems = []
-    with duckdb.connect(database, read_only=True) as connection:
-        for table, records in counts.items():
-            expected = oracle(table, data, records)
-            names = ", ".join(CONTRACTS[table].__annotations__)
-            source = f"{table}_current" if table == "bars" else table
-            cursor = connection.execute(f"SELECT _offset, {names} FROM {source} ORDER BY _offset")
-            wrong = sum(1 for pair in zip_all(expected, iter(cursor.fetchone, None)) if pair[0] != pair[1])
-            if wrong:
-                problems.append(f"{table}: {wrong} rows are missing, added, doubled or changed")
-            [(doubled,)] = connection.execute(
-                'SELECT count(*) - count(DISTINCT (stream, "partition", start_offset)) FROM headrace_ledger'
-                " WHERE target = ?",
-                [table],
-            ).fetchall()
-            if doubled:
-                problems.append(f"{table}: {doubled} segments are in the ledger more than once")
+    for table, records in counts.items():
+        names = ", ".join(CONTRACTS[table].__annotations__)
+        source = f"{table}_current" if table == "bars" else table
+        found = map(naive, query(f"SELECT _offset, {names} FROM {source} ORDER BY _offset"))
+        wrong = sum(1 for one, other in zip_all(oracle(table, data, records), found) if one != other)
+        if wrong:
+            problems.append(f"{table}: {wrong} rows are missing, added, doubled or changed")
+        ledger = f"FROM headrace_ledger WHERE upper(target) = '{table.upper()}' AND kind = 'load'"
+        doubled = len(list(query(f"SELECT start_offset {ledger} GROUP BY start_offset HAVING count(*) > 1")))
+        if doubled:
+            problems.append(f"{table}: {doubled} segments are in the ledger more than once")
     return problems
+
+
+def naive(row: Row) -> Row:
+    """A row with its moment in UTC as the oracle writes it, without a zone."""
+    offset, symbol, when, *rest = row
+    return (
+        offset,
+        symbol,
+        when.replace(tzinfo=None) if when.tzinfo is None else when.astimezone(UTC).replace(tzinfo=None),
+        *rest,
+    )
 
 
 def zip_all(left: Iterator[Row], right: Iterator[Row]) -> Iterator[tuple[Row | None, Row | None]]:
@@ -271,6 +287,36 @@ def columns(table: str, cells: list[str], again: int) -> Row:
 # ---- the command ----------------------------------------------------------------------------------------------
 
 
+@contextmanager
+def reached(warehouse: str, folder: Path) -> Iterator[tuple[str, Callable[[], AbstractContextManager[Query]]]]:
+    """The warehouse's URI, and what opens it for queries when all loaders are gone."""
+    if warehouse != "emulator":
+        yield warehouse, partial(duckdb_queries, warehouse.partition("://")[2].partition("?")[0])
+        return
+    from headrace.testing.servers.snowflake import Snowflake  # noqa: PLC0415 - its extra is needed here only
+
+    with Snowflake(folder=folder / "snowflake") as server:
+        endpoint, schema = server.endpoint, server.endpoint.schema()
+        with endpoint.connect() as connection:
+            connection.cursor().execute(f"CREATE DATABASE IF NOT EXISTS {endpoint.database}")
+            connection.cursor().execute(f"CREATE SCHEMA {endpoint.database}.{schema}")
+        yield endpoint.uri(schema, "{table}"), partial(snowflake_queries, endpoint, schema)
+
+
+@contextmanager
+def duckdb_queries(database: str) -> Iterator[Query]:
+    import duckdb  # noqa: PLC0415 - its extra is needed here only
+
+    with duckdb.connect(database, read_only=True) as connection:
+        yield lambda sql: iter(connection.execute(sql).fetchone, None)
+
+
+@contextmanager
+def snowflake_queries(endpoint: Any, schema: str) -> Iterator[Query]:
+    with endpoint.connect(database=endpoint.database, schema=schema) as connection:
+        yield lambda sql: iter(connection.cursor().execute(sql).fetchall())
+
+
 def run(arguments: argparse.Namespace) -> int:
     folder, began_s = Path(arguments.folder), time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
@@ -278,11 +324,11 @@ def run(arguments: argparse.Namespace) -> int:
     counts = write(folder, arguments.data, arguments.records, arguments.segment_records)
     print(f"{sum(counts.values()):,} records in the lake after {time.monotonic() - began_s:.0f} s", flush=True)
     ledger = not arguments.without_ledger
-    killed_load(folder, arguments.warehouse, list(counts), arguments.kills, arguments.seed, ledger=ledger)
-    problems = verify_counts(folder, arguments.warehouse, counts)
-    scheme, _, place = arguments.warehouse.partition("://")
-    if scheme == "duckdb":
-        problems += verify_rows(place.partition("?")[0], arguments.data, counts)
+    with reached(arguments.warehouse, folder) as (warehouse, opened):
+        killed_load(folder, warehouse, list(counts), arguments.kills, arguments.seed, ledger=ledger)
+        problems = verify_counts(folder, warehouse, counts)
+        with opened() as query:
+            problems += verify_rows(query, arguments.data, counts)
     for problem in problems:
         print(f"WRONG: {problem}")
     print(f"{'wrong' if problems else 'each record once'}, after {time.monotonic() - began_s:.0f} s")
@@ -294,7 +340,7 @@ def main() -> int:
     commands = parser.add_subparsers(required=True)
     running = commands.add_parser("run")
     running.add_argument("folder")
-    running.add_argument("warehouse", help="a URI with {table} in it")
+    running.add_argument("warehouse", help="a URI with {table} in it, or: emulator")
     running.add_argument("--data", type=Path, default=Path(str(files("headrace.demo").joinpath("data"))))
     running.add_argument("--kills", type=int, default=10)
     running.add_argument("--records", type=int, default=10**9, help="of each stream")
