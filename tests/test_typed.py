@@ -378,15 +378,22 @@ class Long:
 
 def test_what_is_too_long_for_a_warehouse_is_refused() -> None:
     """16 MB in UTF-8 are a cell, one byte more is not, whichever way it takes."""
-    fits, wide = b"x" * MAX_BYTES, "ä".encode() * (MAX_BYTES // 2)
-    values = [b'{"text":"%s"}' % fits, b'{"text":"%sx"}' % fits, b'{"text":"%s"}' % wide, b'{"text":"%sx"}' % wide]
-    values += [b'{"nested":["%s"]}' % fits[4:], b'{"nested":["%s"]}' % fits[3:], b'{"text":"a"}']
+    fits, wide = b"x" * (MAX_BYTES - 4), "ä".encode() * (MAX_BYTES // 2)
+    values = [
+        b'{"text":"%s"}' % wide,
+        b'{"text":"%sx"}' % wide,
+        b'{"nested":["%s"]}' % fits,
+        b'{"nested":["%sx"]}' % fits,
+    ]
 
-    found = by_block(Long, recorded(values))
+    found = by_block(Long, recorded([*values, b'{"text":"a"}']))
 
-    assert [n for n, fate in found.fates.items() if isinstance(fate, Why)] == [101, 103, 105]
-    assert {fate.reason for fate in found.fates.values() if isinstance(fate, Why)} == {"more than 16000000 bytes"}
-    assert found.fates[100] == (fits.decode(), None)
+    assert [n for n, fate in found.fates.items() if isinstance(fate, Why)] == [101, 103]
+    assert {fate for fate in found.fates.values() if isinstance(fate, Why)} == {
+        Why("text", "more than 16000000 bytes"),
+        Why("nested", "more than 16000000 bytes"),
+    }
+    assert found.fates[100] == (wide.decode(), None)
 
 
 # ---- the record's own parts, defaults, checks -----------------------------------------------------------------------
@@ -528,6 +535,26 @@ def test_a_delete_needs_its_key_and_its_order_only() -> None:
         107: Why("", "tombstone"),
     }  # fmt: skip
     assert 5 == found.doubtful
+
+
+@contract(version=1, key=("id",), deleted=("what", ("gone",)))
+class ByKey:
+    """The record's key says what is deleted."""
+
+    id: int
+    what: str = column(record="key")
+    price: Decimal = column(precision=18, scale=4)
+
+
+def test_the_records_key_may_say_that_it_is_a_delete() -> None:
+    """As any other column may."""
+    for key, fate in (
+        (b"gone", ("1", "gone", None, "true")),
+        (b"here", Why("price", "missing")),
+        (None, Why("what", "missing")),
+    ):
+        records = recorded([b'{"id":1}'], key=key)
+        assert by_block(ByKey, records).fates == one_by_one(ByKey, records) == {100: fate}
 
 
 def test_a_tombstone_deletes_where_key_and_order_are_the_records_own() -> None:

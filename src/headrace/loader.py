@@ -201,9 +201,10 @@ class LoadResult:
 
         records: Read from them. 0 for a redrive.
 
-        inserted: Rows that are in the target now.
+        inserted: Rows that the target has more than before.
 
-        superseded: Records that a newer one of the same business key hides.
+        superseded: Records that were accepted and are not one more row: a newer one of their business key hides them, or they
+            hide an older one. 0 where the contract has no key.
 
         rejected: Records that went to quarantine; negative where a redrive took them out.
     """

@@ -47,7 +47,7 @@ def row(
     try:
         tombstone = value is None and contract.tombstones
         found = {} if tombstone else _object(value)
-        delete = tombstone or _deletes(contract, found)
+        delete = tombstone or _deletes(contract, found, about)
         cells = [
             cell(column, _field(column, found, about), optional=delete and not contract.places(column))
             for column in contract.columns
@@ -86,12 +86,12 @@ def _field(column: Column, found: object, about: Mapping[str, object]) -> object
         raise Rejected(column.name, "a key that is not UTF-8") from None
 
 
-def _deletes(contract: Contract, found: object) -> bool:
+def _deletes(contract: Contract, found: object, about: Mapping[str, object]) -> bool:
     if contract.deleted is None:
         return False
     [column] = (c for c in contract.columns if c.name == contract.deleted.column)
     try:
-        return cell(column, _field(column, found, {}), optional=True) in contract.deleted.cells
+        return cell(column, _field(column, found, about), optional=True) in contract.deleted.cells
     except Rejected:  # told in its turn
         return False
 

@@ -14,6 +14,11 @@ a `Gate` before each statement::
             return MyWarehouse(gate)
 
     TestMySilver = MySilver.TestCase
+
+    class MyKeys(MySilver):
+        keyed = True    # the same of a contract with a key: at every moment the rows are the newest of what was loaded (S8)
+
+    TestMyKeys = MyKeys.TestCase
 """
 
 from __future__ import annotations
