@@ -72,13 +72,10 @@ def refused_login(error: Exception, where: str) -> HeadraceError:
     return SinkUnavailableError(f"{text}; nothing was written")
 
 
-@contextmanager
-def telling(where: str) -> Iterator[None]:
-    """Turn the connector's errors into ours; *where* begins their messages."""
-    try:
-        yield
-    except errors.Error as exc:
-        raise told(exc, where) from exc
+def is_loss(error: errors.Error) -> bool:
+    """Whether the session is not to be used again: it has ended, or did not answer."""
+    number = getattr(error, "errno", None)
+    return number in GONE or not (number in LOCKED or number in LATER or _is_wrong(error, number or 0))
 
 
 @contextmanager

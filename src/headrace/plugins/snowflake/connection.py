@@ -10,8 +10,9 @@ import attrs
 import snowflake.connector
 from snowflake.connector import errors
 
+from headrace.errors import SinkUnavailableError
 from headrace.plugins.snowflake.account import NEW, Account
-from headrace.plugins.snowflake.answers import committing, refused_login, telling
+from headrace.plugins.snowflake.answers import committing, is_loss, refused_login, told
 
 Row = tuple[Any, ...]
 
@@ -25,21 +26,32 @@ class Session:
         connection: The connector's.
 
         where: Begins the messages of errors.
+
+        lost: It did not answer, or is no longer known: nothing is sent by it any more.
     """
 
     connection: Any
     where: str
+    lost: bool = False
 
     def execute(self, statement: str, *values: object) -> list[Row]:
         """Execute one statement, its values in the place of each ``%s``, and return all rows of its answer."""
-        with telling(self.where):
-            cursor = self.connection.cursor()
-            try:
-                cursor.execute(statement, values or None)
-                return [tuple(bytes(v) if isinstance(v, bytearray) else v for v in row) for row in cursor.fetchall()]
-            finally:
-                with suppress(errors.Error):
-                    cursor.close()
+        if self.lost:
+            raise SinkUnavailableError(f"{self.where}: the session was lost before; nothing was written by this call")
+        try:
+            return self._execute(statement, *values)
+        except errors.Error as exc:
+            self.lost = is_loss(exc)
+            raise told(exc, self.where) from exc
+
+    def _execute(self, statement: str, *values: object) -> list[Row]:
+        cursor = self.connection.cursor()
+        try:
+            cursor.execute(statement, values or None)
+            return [tuple(bytes(v) if isinstance(v, bytearray) else v for v in row) for row in cursor.fetchall()]
+        finally:
+            with suppress(errors.Error):
+                cursor.close()
 
     def changed(self, statement: str, *values: object) -> int:
         """Execute a statement that writes, and return how many rows it changed."""

@@ -212,7 +212,8 @@ class SnowflakeLoader(Loader):
                 return Census(found[0], found[1], 0)
             [(counted,)] = session.execute(
                 f"SELECT COALESCE(SUM(RECORDS), 0)::NUMBER(38,0) AS N FROM {self._tables.ledger} WHERE DATASET = %s"
-                " AND STREAM = %s AND PARTITION = %s AND START_OFFSET >= %s AND END_OFFSET <= %s AND KIND = 'load' AND TARGET = %s",
+                " AND STREAM = %s AND PARTITION = %s AND START_OFFSET >= %s AND END_OFFSET <= %s AND KIND = 'load'"
+                " AND TARGET = %s",
                 *place,
                 self.target,
             )

@@ -33,7 +33,7 @@ ERRORS = (
 
 def mend() -> None:
     """Change fakesnow in place."""
-    info_schema.per_db_creation_sql = with_nanoseconds(info_schema.per_db_creation_sql)
+    info_schema.fs_global_creation_sql = with_nanoseconds(info_schema.fs_global_creation_sql)
     info_schema.insert_table_comment_sql = with_quotes(info_schema.insert_table_comment_sql)
     transforms.integer_precision = integer_precision
     transforms.timestamp_ntz = timestamp_ntz
@@ -85,7 +85,7 @@ def to_timestamp(expression: exp.Expression) -> exp.Expression:
 
 def with_nanoseconds(creation):
     """Call DuckDB's type TIMESTAMP_NTZ, too."""
-    return lambda catalog: creation(catalog).replace(
+    return lambda *given: creation(*given).replace(
         "columns.data_type='TIMESTAMP' then", "columns.data_type in ('TIMESTAMP', 'TIMESTAMP_NS') then"
     )
 
