@@ -266,7 +266,7 @@ class KeyedLoaderContract:
             for dataset, partition in ((DATASET, PARTITIONS[0]), (DATASET, PARTITIONS[1]), ("f" * 32, PARTITIONS[1]))
         ]
         if None in found:
-            pytest.skip("this loader does not count")  # `Loader.census` is optional, and None is its answer
+            return  # `Loader.census` is optional, and None is its answer
         rows = newest(QUOTES).rows.values()
         of_line = [
             sum(place[:2] == line for place, _ in rows)
