@@ -295,7 +295,7 @@ def reached(warehouse: str, folder: Path) -> Iterator[tuple[str, Callable[[], Ab
         return
     from headrace.testing.servers.snowflake import Snowflake  # noqa: PLC0415 - its extra is needed here only
 
-    with Snowflake(folder=folder / "snowflake") as server:
+    with Snowflake(folder=folder / "snowflake", idle_s=2.0) as server:  # of a loader that is gone, it rolls back
         endpoint, schema = server.endpoint, server.endpoint.schema()
         with endpoint.connect() as connection:
             connection.cursor().execute(f"CREATE DATABASE IF NOT EXISTS {endpoint.database}")
