@@ -566,10 +566,35 @@ def test_a_tombstone_deletes_where_key_and_order_are_the_records_own() -> None:
         (b"7", -1, Why("at", "missing")),
     ):
         records = recorded([None], key=key, timestamp_ms=ms)
-        assert by_block(Compacted, records).fates == one_by_one(Compacted, records) == {100: fate}
-    records = recorded([b'{"price":1}', b"null", b"{}"], key=b"7", timestamp_ms=0)
-    assert by_block(Compacted, records).fates == {
-        100: ("7", "1970-01-01 00:00:00.000000000", "1.0000", "false"),
+        found = by_block(Compacted, records)
+        assert found.fates == one_by_one(Compacted, records) == {100: fate}
+        assert found.doubtful == isinstance(fate, Why)
+
+
+def test_what_ends_like_a_tombstone_is_none() -> None:
+    """The value null, an object or a text with the same end: each is what it is."""
+    values = [
+        b'{"price":1}',
+        b"null",
+        b"{}",
+        b'{"price":2,"value":null}',
+        b'{"a":1,"value":null}',
+        b'"x,\\"value\\":null}"',
+        b'[1,"value"]',
+    ]
+    records = recorded([*values, b"{", b""], key=b"7", timestamp_ms=0)
+
+    found = by_block(Compacted, records).fates
+
+    when = "1970-01-01 00:00:00.000000000"
+    assert found == one_by_one(Compacted, records) == {
+        100: ("7", when, "1.0000", "false"),
         101: Why("", "not an object"),
         102: Why("price", "missing"),
-    }
+        103: ("7", when, "2.0000", "false"),
+        104: Why("price", "missing"),
+        105: Why("", "not an object"),
+        106: Why("", "not an object"),
+        107: Why("", "not JSON"),
+        108: Why("", "not JSON"),
+    }  # fmt: skip

@@ -28,6 +28,9 @@ from headrace.typed.spool import Spooled, no_room
 DELETED = "_deleted"
 """Where a contract has a key: whether the row is a delete, which is kept (S9)."""
 
+_TOMBSTONE = "ends_with(line, ',\"value\":null}')"
+"""A line without a value; the value is the last field of a line, and one that ends alike has one more brace or a quote behind."""
+
 _DOUBTFUL_AT_ONCE = 10_000
 _LINE_BYTES = 2 << 20
 """What DuckDB makes room for in any case."""
@@ -98,7 +101,8 @@ class Staging:
         columns = self.contract.columns
         fields = [text for column, text in zip(columns, texts, strict=True) if column.record == "value"]
         # a value that is no object reads like one without fields
-        yield f"coalesce({', '.join(fields)}) IS NOT NULL" if fields else "false"
+        there = f"coalesce({', '.join(fields)}) IS NOT NULL" if fields else "false"
+        yield f"({there} OR {_TOMBSTONE})" if self.contract.tombstones else there
         deletes = self._deletes(values)
         for column, text, value in zip(columns, texts, values, strict=True):
             yield sql.proof(column, text, value, "false" if self.contract.places(column) else deletes)
@@ -110,12 +114,12 @@ class Staging:
             yield f"strlen(line) <= {MAX_BYTES}"
 
     def _deletes(self, values: Sequence[str]) -> str:
-        """Whether a record is a delete; of tombstones none is proved, they are decided one by one."""
-        deleted = self.contract.deleted
-        if deleted is None:
-            return "false"
-        [value] = [v for c, v in zip(self.contract.columns, values, strict=True) if c.name == deleted.column]
-        return f"coalesce({value}::VARCHAR IN ({', '.join(map(literal, deleted.cells))}), false)"
+        """Whether a record is a delete."""
+        deleted, found = self.contract.deleted, "false"
+        if deleted is not None:
+            [value] = [v for c, v in zip(self.contract.columns, values, strict=True) if c.name == deleted.column]
+            found = f"coalesce({value}::VARCHAR IN ({', '.join(map(literal, deleted.cells))}), false)"
+        return f"({found} OR {_TOMBSTONE})" if self.contract.tombstones else found
 
     # ---- row by row ---------------------------------------------------------------------------------------
 
