@@ -80,6 +80,14 @@ def services(session: nox.Session) -> None:
 
 
 @nox.session
+def connector4(session: nox.Session) -> None:
+    """The tests against Snowflake, with the last connector that is written in Python."""
+    install(session, EXTRAS["all"])
+    session.install("snowflake-connector-python>=4.8,<5")
+    session.run("python", "-m", "pytest", *(session.posargs or ("tests/services/test_snowflake.py",)))
+
+
+@nox.session
 def chaos(session: nox.Session) -> None:
     """Break real brokers and lakes at random for as long as asked: `nox -s chaos -- --minutes 60`."""
     install(session, EXTRAS["all"])

@@ -463,6 +463,9 @@ def test_a_commit_whose_answer_is_lost(server: Snowflake, tmp_path: Path, monkey
         silver.close()
 
 
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnhandledThreadExceptionWarning"
+)  # connector 4's own, which would cancel
 def test_a_server_that_is_gone(server: Snowflake):
     """It is said within the time-out, and the same loader goes on when the server is back."""
     silver = Silver(server.endpoint)

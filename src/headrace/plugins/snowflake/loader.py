@@ -210,14 +210,23 @@ class SnowflakeLoader(Loader):
             ]
             if not self._contract.key:
                 return Census(found[0], found[1], 0)
-            [(counted,)] = session.execute(
-                f"SELECT COALESCE(SUM(RECORDS), 0)::NUMBER(38,0) AS N FROM {self._tables.ledger} WHERE DATASET = %s"
-                " AND STREAM = %s AND PARTITION = %s AND START_OFFSET >= %s AND END_OFFSET <= %s AND KIND = 'load'"
-                " AND TARGET = %s",
-                *place,
-                self.target,
-            )
-            return Census(found[0], found[1], max(0, int(counted) - found[0] - found[1]))
+            hidden = self._recorded(session, line, start, end) - found[0] - found[1]
+            return Census(found[0], found[1], max(0, hidden))
+
+    def recorded(self, line: Line, start: int, end: int) -> int | None:
+        with self._connected(make=False) as session:
+            if not self._is_there(session, "HEADRACE_LEDGER"):
+                return 0
+            return self._recorded(session, line, start, end)
+
+    def _recorded(self, session: Session, line: Line, start: int, end: int) -> int:
+        """How many records the ledger has of the segments in a range of a line."""
+        [(counted,)] = session.execute(
+            f"SELECT COALESCE(SUM(RECORDS), 0)::NUMBER(38,0) AS N FROM {self._tables.ledger} WHERE DATASET = %s"
+            " AND STREAM = %s AND PARTITION = %s AND START_OFFSET >= %s AND END_OFFSET <= %s AND KIND = 'load' AND TARGET = %s",
+            *(line.dataset_id, line.partition.stream, line.partition.number, start, end, self.target),
+        )
+        return int(counted)
 
     def check(self) -> Iterator[Finding]:
         return check_account(self)
