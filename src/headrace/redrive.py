@@ -19,6 +19,10 @@ from headrace.rows import Rejected, row
 _log = logging.getLogger("headrace.redrive")
 
 
+_HELD_RECORDS, _HELD_BYTES = 1_000, 8 << 20
+"""So much is listed at once, at most, but for one record however long it is."""
+
+
 @attrs.frozen(order=True)
 class Outlook:
     """
@@ -176,15 +180,27 @@ class Redrive:
 
     def _inside(self, place: Selection) -> Iterator[QuarantinedRecord]:
         listed = self.loader.quarantined(place)
+        held: list[QuarantinedRecord] = []
 
-        def following() -> QuarantinedRecord | None:
+        def follow() -> None:
             nonlocal listed
+            nbytes = 0
             try:
-                return next(listed, None)
+                for record in listed:
+                    held.append(record)
+                    nbytes += len(record.line)
+                    if len(held) == _HELD_RECORDS or nbytes >= _HELD_BYTES:
+                        return
             except TransientError:  # what raised it goes on no further
-                listed = self.loader.quarantined(place)
-                raise
+                if not held:
+                    listed = self.loader.quarantined(place)
+                    raise
+                listed = self.loader.quarantined(attrs.evolve(place, start=held[-1].offset + 1))
 
-        while (record := self._retry(following)) is not None:
-            place = attrs.evolve(place, start=record.offset + 1)
-            yield record
+        while True:
+            self._retry(follow)
+            if not held:
+                return
+            place = attrs.evolve(place, start=held[-1].offset + 1)
+            yield from held
+            held.clear()

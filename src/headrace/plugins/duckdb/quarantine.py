@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Opened = Callable[[], AbstractContextManager["duckdb.DuckDBPyConnection"]]
 
-_RECORDS_AT_ONCE = 5_000
+_RECORDS_AT_ONCE = 20_000
 _BYTES_AT_ONCE = 16 << 20
 """A piece ends behind the record that reaches it, so one record is held however long it is."""
 
