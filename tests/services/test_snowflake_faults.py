@@ -362,6 +362,22 @@ def test_statements(kept: type, snowflake: SnowflakeEndpoint, monkeypatch: pytes
     assert (kept is Quote) == any(sql.startswith("MERGE") for sql in said)
 
 
+def test_what_a_killed_loader_left(snowflake: SnowflakeEndpoint, tmp_path: Path):
+    """Tables and files of an attempt that began more than a day ago are gone after the next load; younger ones stay."""
+    silver = Silver(snowflake)
+    silver.open(Tick, TARGET).load([segment(0, values_of(10))])
+    (tmp_path / "rows.parquet").write_bytes(b"x")
+    young = "9999999999"
+    for began in ("0000000001", young):
+        silver.ask(f"CREATE TABLE HEADRACE_STG_{began}_AB_ROWS (X VARCHAR)")
+        silver.ask(f"PUT 'file://{tmp_path}/rows.parquet' @HEADRACE_STAGE/{began}_ab/ AUTO_COMPRESS = FALSE")
+    silver.open(Tick, TARGET).load([segment(10, values_of(10))])
+    tables = silver.ask(f"SELECT TABLE_NAME AS N FROM INFORMATION_SCHEMA.TABLES WHERE TABLE_SCHEMA = '{silver.schema}'")
+    assert [name for (name,) in tables if "_STG_" in name] == [f"HEADRACE_STG_{young}_AB_ROWS"]
+    assert [row[0] for row in silver.ask("LIST @HEADRACE_STAGE")] == [f"headrace_stage/{young}_ab/rows.parquet"]
+    silver.close()
+
+
 # ---- the same rows as DuckDB's --------------------------------------------------------------------------------------
 
 
