@@ -201,10 +201,10 @@ def test_killed_at_random_moments(tmp_path):
     write(tmp_path, count, flush=20)
     assert 0 == load(tmp_path, "One")
     while code is None:
-        with subprocess.Popen([HEADRACE, *words_of(tmp_path, "reload", "Two", "--group", "1KiB")]) as process:
+        with subprocess.Popen([HEADRACE, *words_of(tmp_path, "reload", "Two", "--group", "1")]) as process:
             if kills < KILLS:
                 try:
-                    process.wait(chance.uniform(0.7, 1.4))
+                    process.wait(chance.uniform(0.5, 1.3))
                 except subprocess.TimeoutExpired:
                     process.kill()
             process.wait(60)
