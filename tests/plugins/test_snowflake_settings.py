@@ -28,7 +28,12 @@ PEM = KEY.private_bytes(
 
 @contract(version=3, key=("symbol",), order=("size",), cluster=("symbol",))
 class Row:
-    """It's a row with a \\ in its comment."""
+    """
+    It's a row with a \\ in its comment.
+
+    Attributes:
+        size: It's how many.
+    """
 
     symbol: str
     size: int
@@ -164,7 +169,7 @@ def test_definitions():
     assert all(" IF NOT EXISTS " in statement for statement in found.values())
     rows = found['"TRADES"']
     assert rows.endswith("""CLUSTER BY ("SYMBOL") COMMENT = 'It''s a row with a \\\\ in its comment.'""")
-    assert '"SIZE" NUMBER(19,0) NOT NULL' in rows
+    assert """"SIZE" NUMBER(19,0) NOT NULL COMMENT 'It''s how many.'""" in rows
 
 
 def test_another_table():

@@ -383,7 +383,12 @@ def test_what_a_killed_loader_left(snowflake: SnowflakeEndpoint, tmp_path: Path)
 
 @contract(version=1)
 class Everything:
-    """It's every kind of column, with a \\ in its comment."""
+    """
+    It's every kind of column, with a \\ in its comment.
+
+    Attributes:
+        text: It's a \\ too.
+    """
 
     text: str | None
     whole: int | None

@@ -112,8 +112,10 @@ def expected(contract: Contract) -> dict[str, tuple[str, bool]]:
 def statements(tables: Tables, contract: Contract) -> dict[str, str]:
     """All DDL by what it makes, each safe to repeat; run before a transaction, never inside (S4): here it would commit it."""
     lineage = ", ".join(f"{name(c)} {kind} NOT NULL" for c, kind in zip(LINEAGE, _LINEAGE_TYPES, strict=True))
+    about = {c.name.upper(): f" COMMENT {literal(c.comment)}" for c in contract.columns if c.comment}
     columns = ", ".join(
-        f"{name(c)} {kind}{'' if nullable else ' NOT NULL'}" for c, (kind, nullable) in expected(contract).items()
+        f"{name(c)} {kind}{'' if nullable else ' NOT NULL'}{about.get(c, '')}"
+        for c, (kind, nullable) in expected(contract).items()
     )
     cluster = f" CLUSTER BY ({', '.join(map(name, contract.cluster))})" if contract.cluster else ""
     comment = f" COMMENT = {literal(contract.doc)}" if contract.doc else ""
