@@ -101,7 +101,8 @@ def opened(
         SinkUnavailableError: The service does not answer.
     """
     settings = account.settings()
-    bounds: dict[str, Any] = {"login_timeout": max(int(timeout_s), 1)}
+    # which cloud this machine is in is no business of a login's, and half a second of it
+    bounds: dict[str, Any] = {"login_timeout": max(int(timeout_s), 1), "platform_detection_timeout_seconds": 0.0}
     if NEW:
         bounds |= {"request_timeout": max(int(timeout_s), 1), "enable_server_session_keep_alive_auto_detection": False}
     else:

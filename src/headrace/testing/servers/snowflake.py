@@ -69,7 +69,8 @@ class SnowflakeEndpoint:
 
         # connector 5 warns where it is not given, older ones where it is
         new = snowflake.connector.__version__.split(".")[0] != "4"
-        quiet = {"enable_server_session_keep_alive_auto_detection": False} if new else {}
+        quiet: dict[str, Any] = {"platform_detection_timeout_seconds": 0.0}  # nor is it looked for which cloud this is
+        quiet |= {"enable_server_session_keep_alive_auto_detection": False} if new else {}
         return snowflake.connector.connect(**{**quiet, **self.settings, **given})
 
     def uri(self, schema: str, table: str, **more: object) -> str:
