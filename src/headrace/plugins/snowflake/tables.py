@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import attrs
 
 from headrace.contract import Column, Contract
+from headrace.plugins.snowflake.bars import bars_statement
 from headrace.typed.staging import DELETED
 
 LINEAGE = ("_DATASET", "_STREAM", "_PARTITION", "_OFFSET", "_TIMESTAMP_MS")
@@ -85,6 +86,11 @@ class Tables:
         return name(f"{self.target}_current")
 
     @property
+    def bars(self) -> str:
+        """The view of one-minute bars, where the contract says what makes them."""
+        return name(f"{self.target}_ohlcv_1m")
+
+    @property
     def lock(self) -> str:
         """A table for each target: a lock of the service's may take in more than one row."""
         return name(f"headrace_lock_{self.target}")
@@ -131,6 +137,10 @@ def statements(tables: Tables, contract: Contract) -> dict[str, str]:
     )
     only = f" WHERE NOT {name(DELETED)}" if contract.key else ""
     names = ", ".join([*(name(c.name) for c in contract.columns), *map(name, LINEAGE)])
+    bars = {}
+    if contract.bars is not None:
+        source = tables.current if contract.key else tables.rows
+        bars = {tables.bars: bars_statement(tables.bars, contract, source, name, literal)}
     return {
         tables.ledger: f"CREATE TABLE IF NOT EXISTS {tables.ledger} ({ledger})",
         tables.lock: f"CREATE TABLE IF NOT EXISTS {tables.lock} AS {lock}",
@@ -138,6 +148,7 @@ def statements(tables: Tables, contract: Contract) -> dict[str, str]:
         tables.quarantine: f"CREATE TABLE IF NOT EXISTS {tables.quarantine} ({lineage}, {refused})",
         tables.current: f"CREATE VIEW IF NOT EXISTS {tables.current} AS SELECT {names} FROM {tables.rows}{only}",
         tables.stage: f"CREATE STAGE IF NOT EXISTS {tables.stage}",
+        **bars,
     }
 
 
