@@ -148,6 +148,15 @@ def test_what_reload_refuses(capfd, tmp_path):
 
 
 @pytest.mark.usefixtures("lake")
+def test_a_warehouse_that_cannot_swap(capfd, tmp_path, monkeypatch):
+    """It is told before the history is loaded for nothing."""
+    monkeypatch.delattr(module.DuckDBLoader, "take_over")
+    assert 2 == reload(tmp_path, "Two")
+    assert "cannot take over from another target" in capfd.readouterr().err
+    assert [] == query(tmp_path, "SELECT 1 FROM duckdb_tables() WHERE table_name = 'ticks_v2'")
+
+
+@pytest.mark.usefixtures("lake")
 def test_what_was_changed_by_hand_is_not_swapped_in(capfd, tmp_path):
     """Where the new table does not hold what the ledger says, readers keep the old one."""
     assert 0 == load(tmp_path, "Two", table="ticks_v2")

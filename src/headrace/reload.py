@@ -86,6 +86,9 @@ class Reload:
             PositionConflictError: The old target is loaded faster than this one.
             ConfigError: The warehouse cannot swap targets, or there is nothing to replace.
         """
+        with self.make(self.target) as loader:
+            if type(loader).take_over is Loader.take_over:
+                loader.take_over(self.name)  # it refuses: told before a history is loaded for nothing
         old = self._asked(lambda loader: loader.current(), self.name)
         if old != self.target and not any(self._positions(old).values()):
             raise ConfigError(
