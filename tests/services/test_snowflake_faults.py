@@ -174,8 +174,8 @@ def test_loaders_at_once(machines: type[SilverMachine]):
     run_state_machine_as_test(
         machines,
         settings=settings(
-            max_examples=max(3, settings().max_examples // 50),
-            stateful_step_count=12,
+            max_examples=max(2, settings().max_examples // 50),
+            stateful_step_count=10,
             phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
         ),
@@ -552,7 +552,7 @@ def test_kills(server: Snowflake, tmp_path: Path):
     uri = server.endpoint.uri(silver.schema, "rows", lock_timeout_s=20, network_timeout_s=5)
     load = words("load", lake, uri, "--contract", f"{tmp_path}/contracts.py:Row", "--group", "100B")
     chance = random.Random(7)
-    for number in range(4):
+    for number in range(3):
         process = subprocess.Popen(load, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(1.2 + chance.random() * 2.0)

@@ -76,7 +76,7 @@ class SnowflakeLoader(Loader):
 
         statement_timeout_s: How long one statement may take.
 
-        network_timeout_s: How long a request may take.
+        network_timeout_s: How long a login, or a request beside statements, may take.
 
         threads: Of DuckDB, which types the rows; 0: as many as there are cores.
 
