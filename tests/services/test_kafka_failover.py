@@ -55,7 +55,7 @@ def test_leaders_move(brokers: Kafka, topics: Topics, tmp_path: Path, stored: St
         while not stop.is_set():
             for number in range(3):
                 values = [b"%d" % n for n in range(counts[number], counts[number] + 20)]
-                topics.publish(name, values, number, settings={"acks": "all", "enable.idempotence": "true"})
+                topics.publish(name, values, number)
                 counts[number] += 20
 
     thread = threading.Thread(target=load)

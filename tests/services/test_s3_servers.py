@@ -179,7 +179,7 @@ def test_tls(tmp_path: Path, kind: type[S3Server], monkeypatch: pytest.MonkeyPat
 
 
 def publish(kafka: str, topic: str, first: int, last: int) -> None:
-    producer = Producer({"bootstrap.servers": kafka, "log_level": 0})
+    producer = Producer({"bootstrap.servers": kafka, "enable.idempotence": True, "log_level": 0})
     for n in range(first, last):
         producer.produce(topic, b'{"n":%d}' % n, partition=n % 2)
     assert 0 == producer.flush(30)

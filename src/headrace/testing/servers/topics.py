@@ -106,7 +106,8 @@ class Topics:
         settings: Mapping[str, str] | None = None,
     ) -> None:
         """Append records to one partition, and wait until all of its replicas have them."""
-        producer = Producer({**self._client(), **(settings or {})})
+        # idempotent: a batch that a broker refuses for a moment would otherwise be sent again behind the one after it
+        producer = Producer({**self._client(), "enable.idempotence": True, **(settings or {})})
         failed: list[object] = []
 
         def told(error: object) -> None:
@@ -128,7 +129,9 @@ class Topics:
 
     def fill(self, name: str, values: Sequence[bytes], partitions: int) -> None:
         """Append the same records to each of the first so many partitions."""
-        producer = Producer({**self._client(), "queue.buffering.max.messages": 0, "linger.ms": 50})
+        producer = Producer(
+            {**self._client(), "enable.idempotence": True, "queue.buffering.max.messages": 0, "linger.ms": 50}
+        )
         for number in range(partitions):
             producer.produce_batch(name, [{"value": value} for value in values], number)
             producer.poll(0)
