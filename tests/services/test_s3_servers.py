@@ -9,6 +9,7 @@ import hashlib
 import json
 import secrets
 import socket
+import socketserver
 import subprocess
 import sys
 import threading
@@ -90,8 +91,9 @@ def test_a_damaged_body_is_refused(s3: S3Endpoint, digest: dict[str, str]):
 @contextlib.contextmanager
 def damaging(endpoint: S3Endpoint) -> Iterator[str]:
     """A way to the server on which one byte of a body becomes another one; the address to use instead of its own."""
-    port = int(endpoint.url.rpartition(":")[2])
-    listener = socket.create_server(("127.0.0.1", 0))
+    address = ("127.0.0.1", int(endpoint.url.rpartition(":")[2]))
+
+    open_: list[socket.socket] = []
 
     def pump(source: socket.socket, target: socket.socket) -> None:
         with contextlib.suppress(OSError):
@@ -100,25 +102,29 @@ def damaging(endpoint: S3Endpoint) -> Iterator[str]:
         with contextlib.suppress(OSError):
             target.shutdown(socket.SHUT_WR)
 
-    def accept() -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = listener.accept()
-                server = socket.create_connection(("127.0.0.1", port))
-                both = ((client, server), (server, client))
-                threads = [threading.Thread(target=pump, args=ends, daemon=True) for ends in both]
-                for thread in threads:
-                    thread.start()
+    class Way(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with socket.create_connection(address) as server:
+                open_.extend((server, self.request))
+                back = threading.Thread(target=pump, args=(server, self.request))
+                back.start()
+                pump(self.request, server)
+                back.join()
 
-    threading.Thread(target=accept, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        listener.close()
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Way) as proxy:  # its end waits for the connections' threads
+        thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{proxy.server_address[1]}"
+        finally:
+            proxy.shutdown()
+            thread.join()
+            for end in open_:  # clients keep connections for later
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the proxy's sockets end with it
 def test_a_write_that_is_damaged_on_its_way(s3: S3Endpoint, client: str):
     """The server notices, nothing is stored, and the client says that it may be sent again."""
     bucket = s3.bucket()
