@@ -132,8 +132,9 @@ def _as_parsed(kind: Kind, given: object) -> object:
             case "integer":
                 return Number(given) if _whole(given) else None
             case "decimal":
-                exact = _whole(given) or isinstance(given, Decimal | str)
-                found = Decimal(given) if exact else Decimal("NaN")  # type: ignore[arg-type]  # looked at a line above
+                if isinstance(given, bool) or not isinstance(given, int | Decimal | str):
+                    return None
+                found = Decimal(given)
                 return Number(found) if found.is_finite() else None
             case "boolean":
                 return given if isinstance(given, bool) else None

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from datetime import UTC, datetime
 from decimal import InvalidOperation
+from typing import get_args
 
 import attrs
 
 from headrace.cells import Rejected, cell
-from headrace.columns import Column, Kind
+from headrace.columns import Column, Kind, Shape
 from headrace.json_text import Number, exact
 
 _DIGITS = 38
@@ -112,8 +113,8 @@ class Field:
                 whole = self.whole + min(_HEADROOM[0], _DIGITS - self.whole - scale)
                 return Column(name, "decimal", nullable=nullable, precision=whole + scale, scale=scale)
             case ["array"] | ["object"] | ["array", "object"]:
-                shapes = tuple(shape for shape in ("array", "object") if shape in self.kinds)
-                return Column(name, "json", nullable=nullable, shapes=shapes)  # type: ignore[arg-type]  # two of its own
+                shapes = tuple(shape for shape in get_args(Shape) if shape in self.kinds)
+                return Column(name, "json", nullable=nullable, shapes=shapes)
         return None
 
     def why_not(self) -> str:

@@ -170,10 +170,10 @@ def _end(text: str) -> tuple[int | None, int | None]:
     if not text or text.isdecimal():
         return int(text) if text else None, None
     try:
-        when = datetime.fromisoformat(text)
+        when: datetime | None = datetime.fromisoformat(text)
     except ValueError:
-        when = datetime.min  # noqa: DTZ901 - without a zone: refused
-    if when.tzinfo is None:
+        when = None
+    if when is None or when.tzinfo is None:
         expected = "expected an offset, or a time with its zone, such as 2024-03-01T00:00:00Z"
         raise typer.BadParameter(f"found {text!r}, {expected}", param_hint="--until")
     return None, -((datetime.fromtimestamp(0, UTC) - when) // timedelta(milliseconds=1))  # rounded up
