@@ -166,7 +166,7 @@ def _moment(column: Column, seconds: int, nanoseconds: int) -> str:
         raise Rejected(column.name, f"outside the years {FIRST_YEAR} to {LAST_YEAR}") from None
     if not FIRST_YEAR <= when.year <= LAST_YEAR:
         raise Rejected(column.name, f"outside the years {FIRST_YEAR} to {LAST_YEAR}")
-    return f"{when:%Y-%m-%d %H:%M:%S}.{nanoseconds:09d}"
+    return f"{when.replace(tzinfo=None).isoformat(' ')}.{nanoseconds:09d}"
 
 
 def _kind_of(found: object) -> str:
