@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import logging
 import os
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -46,6 +48,18 @@ CLIENTS = {
 MISSING = {
     name for client, modules in CLIENTS.items() if find_spec(client) is None for name in (client, *modules)
 }  # none of it where all extras are installed
+
+
+@pytest.fixture
+def logging_restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a command of the CLI sets up for its process is gone after the test; no setting of whoever runs it is seen."""
+    for name in [n for n in os.environ if n.startswith("HEADRACE_")]:
+        monkeypatch.delenv(name)
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level
+    logging.captureWarnings(False)
 
 
 def pytest_report_header() -> list[str]:

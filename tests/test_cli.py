@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 import subprocess
@@ -35,18 +34,9 @@ from headrace.errors import (
 )
 from headrace.records import Partition
 
+pytestmark = pytest.mark.usefixtures("logging_restored")
+
 HEADRACE = shutil.which("headrace", path=str(Path(sys.executable).parent)) or ""
-
-
-@pytest.fixture(autouse=True)
-def _logging_restored(monkeypatch):
-    for name in [n for n in os.environ if n.startswith("HEADRACE_")]:
-        monkeypatch.delenv(name)
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:], root.level = handlers, level
-    logging.captureWarnings(False)
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
 import threading
 from pathlib import Path
 
@@ -21,6 +19,8 @@ from headrace.contract import load_contract
 from headrace.load import Load
 from headrace.plugins.duckdb.loader import DuckDBLoader
 from headrace.plugins.lake.local import FileStore
+
+pytestmark = pytest.mark.usefixtures("logging_restored")
 
 CONTRACTS = """
 from decimal import Decimal
@@ -49,17 +49,6 @@ class Other:
     note: str
     broker: str
 """
-
-
-@pytest.fixture(autouse=True)
-def _logging_restored(monkeypatch):
-    for name in [n for n in os.environ if n.startswith("HEADRACE_")]:
-        monkeypatch.delenv(name)
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:], root.level = handlers, level
-    logging.captureWarnings(False)
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
 from pathlib import Path
 
 import attrs
@@ -19,6 +17,8 @@ from headrace.cli.app import run
 from headrace.plugins.lake.local import FileStore
 from headrace.store import Page
 
+pytestmark = pytest.mark.usefixtures("logging_restored")
+
 CONTRACT = """
 from headrace.contract import contract
 
@@ -26,17 +26,6 @@ from headrace.contract import contract
 class Tick:
     n: int
 """
-
-
-@pytest.fixture(autouse=True)
-def _logging_restored(monkeypatch: pytest.MonkeyPatch):
-    for name in [n for n in os.environ if n.startswith("HEADRACE_")]:
-        monkeypatch.delenv(name)
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:], root.level = handlers, level
-    logging.captureWarnings(False)
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
 from pathlib import Path
 
 import duckdb
@@ -17,6 +15,8 @@ pytest.importorskip("structlog")
 from headrace.cli.app import run
 from headrace.plugins.duckdb import quarantine
 from headrace.redrive import Redrive
+
+pytestmark = pytest.mark.usefixtures("logging_restored")
 
 CONTRACTS = """
 from decimal import Decimal
@@ -41,17 +41,6 @@ VALUES = [
     '{"symbol":"ä\u2028","price":"8"}'.encode(),
 ]
 BAD = range(4, 9)
-
-
-@pytest.fixture(autouse=True)
-def _logging_restored(monkeypatch):
-    for name in [n for n in os.environ if n.startswith("HEADRACE_")]:
-        monkeypatch.delenv(name)
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:], root.level = handlers, level
-    logging.captureWarnings(False)
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
 import random
 import shutil
 import signal
@@ -21,6 +19,8 @@ pytest.importorskip("structlog")
 
 from headrace.cli.app import run
 from headrace.plugins.duckdb import loader as module
+
+pytestmark = pytest.mark.usefixtures("logging_restored")
 
 HEADRACE = shutil.which("headrace", path=str(Path(sys.executable).parent)) or ""
 CONTRACTS = """
@@ -41,17 +41,6 @@ class Three:
     number: int = column(source="n", text=True)
 """
 KILLS = 3
-
-
-@pytest.fixture(autouse=True)
-def _logging_restored(monkeypatch):
-    for name in [n for n in os.environ if n.startswith("HEADRACE_")]:
-        monkeypatch.delenv(name)
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:], root.level = handlers, level
-    logging.captureWarnings(False)
 
 
 @pytest.fixture

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import logging
-import os
 import resource
 import select
 import shutil
@@ -24,19 +22,10 @@ pytest.importorskip("structlog")
 from headrace.cli.app import run
 from headrace.cli.signals import SIGNALS, stopping
 
+pytestmark = pytest.mark.usefixtures("logging_restored")
+
 HEADRACE = shutil.which("headrace", path=str(Path(sys.executable).parent)) or ""
 RECORDS = 20
-
-
-@pytest.fixture(autouse=True)
-def _logging_restored(monkeypatch):
-    for name in [n for n in os.environ if n.startswith("HEADRACE_")]:
-        monkeypatch.delenv(name)
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:], root.level = handlers, level
-    logging.captureWarnings(False)
 
 
 @pytest.fixture

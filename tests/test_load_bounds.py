@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,6 +21,8 @@ from headrace.load import Load
 from headrace.plugins.lake.local import FileStore
 from headrace.store import Page
 
+pytestmark = pytest.mark.usefixtures("logging_restored")
+
 CONTRACT = """
 from headrace.contract import contract
 
@@ -31,17 +31,6 @@ class Tick:
     n: int
 """
 FIRST_MS = 1_700_000_000_000
-
-
-@pytest.fixture(autouse=True)
-def _logging_restored(monkeypatch):
-    for name in [n for n in os.environ if n.startswith("HEADRACE_")]:
-        monkeypatch.delenv(name)
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:], root.level = handlers, level
-    logging.captureWarnings(False)
 
 
 @pytest.fixture

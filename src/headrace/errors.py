@@ -104,18 +104,24 @@ class CorruptSegmentError(DataError):
 
 class TooManyRejectedError(DataError):
     """
-    More of what was to be loaded breaks the contract than is allowed. The ledger has not moved: nothing is lost.
+    More of what was to be loaded breaks the contract than is allowed. Nothing is lost.
 
     Attributes:
         rejected: How many records break it.
 
         records: Of how many.
+
+        partitions: Those of which, each alone, more breaks it than is allowed; the others may be loaded without them. Empty
+            where it is not known.
     """
 
-    def __init__(self, message: str, *, rejected: int, records: int) -> None:
+    def __init__(
+        self, message: str, *, rejected: int, records: int, partitions: frozenset[Partition] = frozenset()
+    ) -> None:
         super().__init__(message)
         self.rejected = rejected
         self.records = records
+        self.partitions = partitions
 
 
 class PositionConflictError(HeadraceError):

@@ -18,10 +18,11 @@ from headrace.errors import (
     GapError,
     HeadraceError,
     PositionConflictError,
+    TooManyRejectedError,
     TransientError,
 )
 from headrace.layout import Layout
-from headrace.loader import MAX_REJECTED, Change, Line, LoadableSegment, Loader, LoadResult
+from headrace.loader import LEAST_REJECTED, MAX_REJECTED, Change, Line, LoadableSegment, Loader, LoadResult
 from headrace.logs import event as log_event
 from headrace.records import Partition
 from headrace.retry import Retry
@@ -72,8 +73,9 @@ class Load:
 
         group_segments: And at most so many.
 
-        max_rejected: The share of a transaction's records that may go to quarantine, 0 to 1; above it the run ends. Fewer than
-            100 bad records in one transaction stop nothing.
+        max_rejected: The share of a transaction's records that may go to quarantine, 0 to 1; above it nothing of the partitions
+            that are so bad is written, the others go on. Fewer than 100 bad records stop nothing; those of small transactions
+            are counted together, until they are 100.
 
         begin_at: Where a partition begins that was never loaded: its number to an offset at which a segment starts; or
             "oldest": behind the head that `headrace.Expire` deleted, where it did. A ledger row of its own kind says so (B29).
@@ -120,6 +122,7 @@ class Load:
     _retry: Retry = attrs.field(init=False)
     _positions: Mapping[Line, int | None] = attrs.field(factory=dict, init=False)
     _damaged: dict[int, int] = attrs.field(factory=dict, init=False)  # partition and start of what cannot be loaded
+    _unjudged: LoadResult = attrs.field(factory=LoadResult, init=False)  # of transactions too small to be judged alone
 
     def __attrs_post_init__(self) -> None:
         self._retry = Retry(self.retry_for_s)
@@ -138,7 +141,8 @@ class Load:
         Raises:
             DataError: The chain has a gap, an overlap or a segment that is not what it says. What was loaded stays loaded,
                 the other partitions were loaded as far as they go.
-            TooManyRejectedError: Too much breaks the contract; of that transaction nothing was written.
+            TooManyRejectedError: Too much breaks the contract. The partitions that it names are where they were, the others
+                were loaded; or, where it came of many small transactions, these are written and the run has ended.
             SinkUnavailableError: The warehouse did not answer for `retry_for_s`.
         """
         self.loader.max_rejected, self.loader.evolve = self.max_rejected, self.evolve
@@ -204,7 +208,7 @@ class Load:
             if self._retry.hurry.is_set():
                 break
         if stopped:
-            first, *others = stopped.values()
+            first, *others = dict.fromkeys(stopped.values())  # one error may have stopped several
             for other in others:
                 first.add_note(f"and: {other}")
             raise first
@@ -270,7 +274,11 @@ class Load:
         log_event(_log, logging.ERROR, "partition stopped", **where, error=error)
 
     def _load_or_part(self, group: list[Segment], began_s: float, stopped: dict[int, HeadraceError]) -> None:
-        """Load a group; where an object in it is damaged, what lies before it and the other partitions (B29)."""
+        """
+        Load a group; where an object in it is damaged, what lies before it and the other partitions (B29).
+
+        A partition of which too much breaks the contract stops alone as well: nobody else's records wait for its mending.
+        """
         while group:
             try:
                 self._load(group, began_s)
@@ -278,11 +286,23 @@ class Load:
                 broken = next((s for s in group if _is_of(error, s)), None)
                 if broken is None:
                     raise
-                self._stop(broken.partition, error, stopped)
-                self._damaged[broken.partition.number] = broken.start
-                group = self._sound(group)
+                group = self._without(group, broken, error, stopped)
+            except TooManyRejectedError as error:
+                worst = {s.partition: s for s in reversed(group) if s.partition in error.partitions}
+                if not worst:
+                    raise
+                for first in worst.values():
+                    group = self._without(group, first, error, stopped)
             else:
                 return
+
+    def _without(
+        self, group: list[Segment], broken: Segment, error: HeadraceError, stopped: dict[int, HeadraceError]
+    ) -> list[Segment]:
+        """Stop the partition of a segment that cannot be loaded; what is left of the group can."""
+        self._stop(broken.partition, error, stopped)
+        self._damaged[broken.partition.number] = broken.start
+        return self._sound(group)
 
     def _sound(self, group: list[Segment]) -> list[Segment]:
         """The segments before those that were found damaged."""
@@ -334,6 +354,23 @@ class Load:
         )
         if self.observe is not None:
             self.observe(self.progress)
+        self._judge(result)
+
+    def _judge(self, result: LoadResult) -> None:
+        """Count what each transaction refused, but too little of it to be judged alone: many of them fill a quarantine, too."""
+        recent = self._unjudged = self._unjudged + result
+        if recent.rejected < LEAST_REJECTED:
+            return
+        self._unjudged = LoadResult()
+        if recent.rejected > self.max_rejected * recent.records:
+            raise TooManyRejectedError(
+                f"{self.loader.target}: {recent.rejected:,} of the last {recent.records:,} records, of {recent.segments:,}"
+                f" segments loaded by the few, break the contract ({recent.rejected / recent.records:.1%}), expected at most"
+                f" {100 * self.max_rejected:g}%. They are in quarantine, where `headrace quarantine list` says why, and the"
+                " ledger is behind them: mend the contract, load again and redrive them; or load on with a higher --max-rejected",
+                rejected=recent.rejected,
+                records=recent.records,
+            )
 
 
 def _name(dataset: Dataset) -> str:

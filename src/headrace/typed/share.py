@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from headrace.errors import TooManyRejectedError
 from headrace.loader import LEAST_REJECTED
+from headrace.records import Partition
 
 if TYPE_CHECKING:
     import duckdb
@@ -33,7 +34,8 @@ def check_share(
         target: For the message.
 
     Raises:
-        TooManyRejectedError: There are `LEAST_REJECTED` or more, and they are more than that share.
+        TooManyRejectedError: There are `LEAST_REJECTED` or more, and they are more than that share. It names the partitions of
+            which so much is bad, however few their records are.
     """
     rejected = sum(bad for _, bad, *_ in counts.values())
     records = rejected + sum(good for good, *_ in counts.values())
@@ -54,4 +56,17 @@ def check_share(
         " mend the contract and load again, or take them into quarantine with a higher --max-rejected and redrive them later",
         rejected=rejected,
         records=records,
+        partitions=_worst(connection, counts, max_rejected),
     )
+
+
+def _worst(
+    connection: duckdb.DuckDBPyConnection, counts: Mapping[int, tuple[int, int, int, int]], max_rejected: float
+) -> frozenset[Partition]:
+    """The partitions of which alone more is refused than may be."""
+    sums: dict[Partition, tuple[int, int]] = {}
+    for file, stream, number in connection.execute('SELECT file, stream, "partition" FROM segments').fetchall():
+        good, bad, *_ = counts[file]
+        known_good, known_bad = sums.get(Partition(stream, number), (0, 0))
+        sums[Partition(stream, number)] = known_good + good, known_bad + bad
+    return frozenset(place for place, (good, bad) in sums.items() if bad > max_rejected * (good + bad))
