@@ -62,6 +62,21 @@ def logging_restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     logging.captureWarnings(False)
 
 
+LONGEST = ("test_chaos.py", "test_loaders.py", "test_machine.py", "test_benchmarks.py")
+"""Files that take minutes: begun first, so that no processor waits for one of them in the end."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let pytest-xdist, where it is there, begin files in their order; by default those of few tests come last."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
 def pytest_report_header() -> list[str]:
     return (
         [f"not installed, so what needs them is left out: {', '.join(sorted(MISSING & set(CLIENTS)))}"]
