@@ -17,8 +17,12 @@ from headrace.chain import Chain
 from headrace.cli.app import run
 from headrace.contract import load_contract
 from headrace.load import Load
+from headrace.pipeline import Pipeline
 from headrace.plugins.duckdb.loader import DuckDBLoader
 from headrace.plugins.lake.local import FileStore
+from headrace.plugins.lake.sink import LakeSink
+from headrace.testing.log import MemoryLog
+from headrace.testing.source import MemorySource
 
 pytestmark = pytest.mark.usefixtures("logging_restored")
 
@@ -216,6 +220,58 @@ def test_what_was_made_stays_what_it_is(capfd, tmp_path):
     assert 0 == run(["redrive", target, *wide, "--log-level", "error"])
     assert [(4, "1.500000000")] == query(tmp_path, "SELECT n, a::VARCHAR FROM ticks WHERE n = 4")
     assert [(3,)] == query(tmp_path, "SELECT _offset FROM ticks_quarantine")
+
+
+@pytest.mark.usefixtures("stream")
+def test_a_field_that_the_table_s_column_does_not_fit(capfd, tmp_path):
+    """It gets no column and is not remembered, planned or made: to remember it would keep every loader out from then on."""
+    assert 0 == load(tmp_path, "Tick")
+    with duckdb.connect(str(tmp_path / "silver.duckdb")) as connection:
+        connection.execute("ALTER TABLE ticks ADD COLUMN A DOUBLE")
+        connection.execute("ALTER TABLE ticks ADD COLUMN h BIGINT")
+        connection.execute("ALTER TABLE ticks ADD COLUMN k BIGINT DEFAULT 3")
+        connection.execute("ALTER TABLE ticks ALTER COLUMN k SET NOT NULL")
+    write(tmp_path, [{"n": 3, "a": 5, "h": 7, "k": 9}])
+    capfd.readouterr()
+    assert 0 == load(tmp_path, "Tick", "--evolve", "--plan", "--json")
+    planned = json.loads(capfd.readouterr().out)["changes"]
+    assert ['ALTER TABLE "ticks" ADD COLUMN IF NOT EXISTS "h" BIGINT'] == [change["statement"] for change in planned]
+    assert 0 == load(tmp_path, "Tick", "--evolve")
+    assert 0 == load(tmp_path, "Tick")
+    assert [(3, None, 7, 3)] == query(tmp_path, "SELECT n, A, h, k FROM ticks WHERE n = 3")
+    assert [("h",)] == query(tmp_path, "SELECT name FROM headrace_columns")
+
+
+@pytest.mark.usefixtures("stream")
+def test_a_contract_that_names_it_no_more(tmp_path):
+    """What the stream brought, a contract named with another type, and the next one names not: it is passed over."""
+    with (tmp_path / "contracts.py").open("a") as file:
+        file.write("@contract(version=3)\nclass Narrow:\n    n: int\n")
+    assert 0 == load(tmp_path, "Tick", "--evolve")
+    assert 0 == load(tmp_path, "Wide", "--alter")
+    write(tmp_path, [{"n": 3, "a": 2.5, "b": 1}])
+    assert 0 == load(tmp_path, "Narrow")
+    assert [("1.000000000", 0), (None, 3)] == query(
+        tmp_path, "SELECT a::VARCHAR, n FROM ticks WHERE n IN (0, 3) ORDER BY n"
+    )
+    assert [("1.000000000",)] == query(tmp_path, "SELECT b::VARCHAR FROM ticks WHERE n = 3")
+
+
+def test_a_value_of_several_lines(tmp_path):
+    """The lake keeps it in base64; its fields are found as any other's."""
+    (tmp_path / "contracts.py").write_text(
+        "from headrace.contract import contract\n@contract(version=1)\nclass Tick:\n    n: int\n"
+    )
+    store, log = FileStore(root=tmp_path / "lake"), MemoryLog(stream="ticks")
+    for value in (b'{"n":1,\n"a":1}', b'{"n":2,"b":"\\"value_b64\\""}', b'[1,\n{"c":1}]', b'{"n":3,\n"b":"\xff"}'):
+        log.produce(value)
+    source = MemorySource(log=log, hints={}, idle=lambda _: None)
+    Pipeline(source=source, sink=LakeSink(store=store), until_end=True).run()
+    assert 0 == load(tmp_path, "Tick", "--evolve")
+    assert [(1, 1, None), (2, None, '"value_b64"')] == query(tmp_path, "SELECT n, a, b FROM ticks ORDER BY n")
+    assert [(2, "not an object"), (3, "not UTF-8")] == query(
+        tmp_path, "SELECT _offset, reason FROM ticks_quarantine ORDER BY 1"
+    )
 
 
 @pytest.mark.usefixtures("stream")

@@ -162,8 +162,9 @@ def test_export(capfdbinary, tmp_path, table):
         found = json.loads(line)
         assert {"dataset", "contract", "version", "column", "reason", "record"} < set(found)
         assert line.endswith(b',"record":' + stored[found["offset"]] + b"}")
-    code, _, err = called(capfdbinary, "quarantine", "export", table, "-o", tmp_path / "no/such/folder.jsonl")
-    assert (2, True) == (code, "cannot write" in err)
+    for wrong in (tmp_path / "no/such/folder.jsonl", tmp_path, "."):
+        code, _, err = called(capfdbinary, "quarantine", "export", table, "-o", wrong)
+        assert (2, True) == (code, "cannot write" in err), wrong
 
 
 @pytest.mark.parametrize(("records_at_once", "bytes_at_once"), [(1, 1 << 20), (2, 1 << 20), (3, 1), (5_000, 150)])

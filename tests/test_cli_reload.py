@@ -118,6 +118,45 @@ def test_again(tmp_path):
 
 
 @pytest.mark.usefixtures("lake")
+def test_every_name_follows(tmp_path):
+    """Also where the columns stay the same: whichever name of the past readers know, they see the newest table."""
+    for into in ("ticks_a", "ticks_b"):
+        assert 0 == reload(tmp_path, "Two", "--into", into)
+    assert 0 == reload(tmp_path, "Two", "--into", "ticks_c", table="ticks_b")
+    write(tmp_path, 25)
+    assert 0 == load(tmp_path, "Two", table="ticks_c")
+    for name in ("ticks", "ticks_a", "ticks_b", "ticks_c"):
+        assert [(24,)] == query(tmp_path, f"SELECT count(*) FROM {name}_current"), name
+
+
+@pytest.mark.usefixtures("lake")
+def test_a_table_of_two_streams(capfd, tmp_path):
+    """The other stream is missed at once, and named; when the new table has it too, it takes over."""
+    words = ["--until-end", "--log-level", "error"]
+    assert 0 == run(["stream", f"jsonl://{tmp_path}/ticks.jsonl?stream=others", f"file://{tmp_path}/lake", *words])
+    assert 0 == load(tmp_path, "One", "--stream", "others")
+    capfd.readouterr()
+    assert 1 == reload(tmp_path, "Two", "--stream", "ticks")
+    assert "ticks is at 20 of others/0, ticks_v2 at 0: load ticks_v2 first" in capfd.readouterr().err
+    assert 0 == load(tmp_path, "Two", "--stream", "others", table="ticks_v2")
+    assert 0 == reload(tmp_path, "Two", "--stream", "ticks")
+    assert [("others", 19), ("ticks", 19)] == query(
+        tmp_path, "SELECT _stream, count(*)::INTEGER FROM ticks_current GROUP BY 1 ORDER BY 1"
+    )
+
+
+@pytest.mark.usefixtures("lake")
+def test_a_table_that_begins_behind_the_head(capfd, tmp_path):
+    """The new one would hold more than the old one: it is told how to make them comparable."""
+    assert 0 == load(tmp_path, "One", "--begin-at", "0:10", table="newer")
+    capfd.readouterr()
+    assert 1 == reload(tmp_path, "Two", table="newer")
+    assert "See where newer begins, and begin there (--begin-at)" in capfd.readouterr().err
+    assert 0 == reload(tmp_path, "Two", "--begin-at", "0:10", "--into", "newest", table="newer")
+    assert [(10,)] == query(tmp_path, "SELECT count(*) FROM newer_current")
+
+
+@pytest.mark.usefixtures("lake")
 def test_reload_with_what_the_stream_brings(tmp_path):
     """With --evolve the new table has the fields that no contract names, from the first record on; readers see them."""
     assert 0 == reload(tmp_path, "Three", "--evolve")

@@ -151,7 +151,7 @@ def test_begin_at_an_offset(capfd, tmp_path, lake):
     assert (0, 20) == (code, done["records"])
 
 
-@pytest.mark.parametrize("words", [["newest"], ["5"], ["0:x"], ["oldest", "0:5"]], ids=str)
+@pytest.mark.parametrize("words", [["newest"], ["5"], ["0:x"], ["oldest", "0:5"], ["0:5", "0:10"]], ids=str)
 def test_no_beginning(capfd, tmp_path, lake, words):
     """What names neither is refused before anything is opened."""
     code, _, err = load(capfd, tmp_path, lake, *(f"--begin-at={word}" for word in words))

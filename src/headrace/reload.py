@@ -83,7 +83,8 @@ class Reload:
         Raises:
             ExpiredError: The head of a chain is not there any more, so the new target would lack it (`begin_at`).
             DataError: As of `Load.run`; or the new target does not hold as many records as the old one. Nothing was swapped.
-            PositionConflictError: The old target is loaded faster than this one.
+            PositionConflictError: The old target is loaded faster than this one; or it holds another dataset too, which is to be
+                loaded into this one first.
             ConfigError: The warehouse cannot swap targets, or there is nothing to replace.
         """
         with self.make(self.target) as loader:
@@ -94,6 +95,7 @@ class Reload:
             raise ConfigError(
                 f"{old} holds nothing of {self.chain.dataset.stream!r}: there is nothing to replace, load it"
             )
+        stood: object = None
         for attempt in range(_ROUNDS):
             self._catch_up(old)
             if self._retry.hurry.is_set():
@@ -104,8 +106,10 @@ class Reload:
                 self._asked(lambda loader: loader.take_over(self.name), self.target)
             except PositionConflictError as error:  # the old one went on meanwhile
                 log_event(_log, logging.INFO, "catching up", error=error)
-                if attempt == _ROUNDS - 1:
+                stands = self._positions(old), self._positions(self.target)
+                if attempt == _ROUNDS - 1 or stands == stood:
                     raise
+                stood = stands
             else:
                 log_event(_log, logging.INFO, "readers see the new target", name=self.name, old=old, target=self.target)
                 return True
@@ -162,10 +166,16 @@ class Reload:
         census = self._asked(lambda loader: loader.census(now, start, end), self.target)
         there = loaded if census is None else census.rows + census.quarantined + census.superseded
         if not expected == loaded == there:
+            begun_later = loaded == there and (expected or 0) < (loaded or 0)
+            remedy = (
+                f"See where {old} begins, and begin there (--begin-at)"
+                if begun_later
+                else "Find out who changed which by hand"
+            )
             raise DataError(
                 f"{partition}: of [{start}, {end}) the ledger has {expected} records in {old} and {loaded} in {self.target},"
-                f" which holds {there}; nothing was swapped, readers still see {old}. Find out who changed which of them by hand;"
-                " or reload into yet another table (--into)"
+                f" which holds {there}; nothing was swapped, readers still see {old}. {remedy}, then reload into"
+                " yet another table (--into)"
             )
 
     def _begun(self, number: int) -> int:

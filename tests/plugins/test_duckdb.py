@@ -751,3 +751,22 @@ def test_without_the_lock_two_loaders_load_twice(tmp_path: Path, monkeypatch: py
 def test_the_order_of_a_contract_is_the_order_of_its_class() -> None:
     """Columns stand as they are written."""
     assert ["symbol", "price", "size", "time", "up"] == [c.name for c in Contract.of(Tick).columns]
+
+
+@pytest.mark.parametrize(
+    ("there", "wanted"), [("ticks", "Ticks"), ("ticks", "ticks_current"), ("ticks_current", "ticks")], ids=str
+)
+def test_a_name_that_is_taken(tmp_path, there, wanted):
+    """DuckDB does not tell case, the ledger does: another table of a name would be loaded twice. Nothing is made."""
+    chain = write(tmp_path / "lake", [value()])
+    first, second = (
+        DuckDBLoader(database=tmp_path / "silver.duckdb", target=t, contract=Tick) for t in (there, wanted)
+    )
+    assert 1 == Load(chain=chain, loader=first).run().inserted
+    tables = "SELECT table_name, estimated_size FROM duckdb_tables() ORDER BY 1"
+    before = query(tmp_path, tables)
+    with pytest.raises(
+        ConfigError, match=f"and there is a (table|view) '{there if wanted != 'ticks_current' else wanted}'"
+    ):
+        Load(chain=chain, loader=second).run()
+    assert before == query(tmp_path, tables)

@@ -159,8 +159,9 @@ def beginning(words: list[str]) -> Literal["oldest"] | dict[int, int] | None:
     if words == ["oldest"]:
         return "oldest"
     pairs = [word.partition(":")[::2] for word in words]
-    if not all(number.isdecimal() and offset.isdecimal() for number, offset in pairs):
-        expected = "expected 'oldest' alone, or PARTITION:OFFSET for each partition, such as 3:41207"
+    once = len({number for number, _ in pairs}) == len(pairs)
+    if not once or not all(number.isdecimal() and offset.isdecimal() for number, offset in pairs):
+        expected = "expected 'oldest' alone, or PARTITION:OFFSET once for each partition, such as 3:41207"
         raise typer.BadParameter(f"found {' '.join(words)!r}, {expected}", param_hint="--begin-at")
     return {int(number): int(offset) for number, offset in pairs} or None
 

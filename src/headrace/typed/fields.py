@@ -48,7 +48,7 @@ def new_fields(connection: duckdb.DuckDBPyConnection, spooled: Spooled, contract
     """
     known = {c.source[0] for c in contract.columns if c.record == "value"}
     taken = {c.name.lower() for c in contract.columns}
-    lines = lines_of(spooled)
+    lines = _readable(spooled)
     names = connection.execute(
         f"SELECT DISTINCT unnest(json_keys(line, '$.value')) AS name FROM {lines}"
         " WHERE json_type(line, '$.value') = 'OBJECT' ORDER BY name"
@@ -73,6 +73,15 @@ def new_fields(connection: duckdb.DuckDBPyConnection, spooled: Spooled, contract
             elif kinds:
                 left[name] = f"its values are of several kinds: {', '.join(sorted(kinds))}"
     return Fields(found, left)
+
+
+def _readable(spooled: Spooled) -> str:
+    """The lines; a value that the lake keeps in base64 because it spans several is JSON here like any other."""
+    value = "TRY(decode(from_base64(line->>'$.value_b64')))"
+    return (
+        f"(SELECT CASE WHEN json_valid(value) THEN concat('{{\"value\":', value, '}}') ELSE line END AS line FROM (SELECT line,"
+        f" CASE WHEN contains(line, '\"value_b64\"') THEN {value} END AS value FROM {lines_of(spooled)}))"
+    )
 
 
 def _kinds(connection: duckdb.DuckDBPyConnection, lines: str, name: str) -> Iterator[tuple[Kind, int]]:

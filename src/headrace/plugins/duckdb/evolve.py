@@ -13,7 +13,8 @@ from headrace.columns import Column
 from headrace.contract import Contract
 from headrace.errors import SinkUnavailableError
 from headrace.loader import Change
-from headrace.typed.columns import quoted, sql_type
+from headrace.typed.columns import declared, quoted, sql_type
+from headrace.typed.fields import Fields
 
 if TYPE_CHECKING:
     from headrace.columns import Kind, Shape
@@ -70,6 +71,39 @@ def remember(connection: duckdb.DuckDBPyConnection, target: str, columns: Sequen
         with suppress(duckdb.Error):  # none was begun, or the failed COMMIT has ended it
             connection.execute("ROLLBACK")
         raise SinkUnavailableError(f"{target} is being altered by another loader; try again") from exc
+
+
+def fitting(connection: duckdb.DuckDBPyConnection, target: str, found: Fields) -> Fields:
+    """
+    Leave out fields of whose name the target has a column that they do not fit.
+
+    The contract may have named it once (`headrace.plugins.duckdb.alter`), or somebody has added it by hand. To remember it as
+    something else would keep every loader out.
+    """
+    there = {
+        name: (kind, nullable)
+        for name, kind, nullable in connection.execute(
+            "SELECT lower(column_name), data_type, is_nullable FROM duckdb_columns() WHERE table_name = ?"
+            " AND schema_name = current_schema() AND database_name = current_database()",
+            [target],
+        ).fetchall()
+    }
+    wrong = {
+        column.name: f"the table's column of this name is {declared(kind, nullable=nullable)}, the values want {sql_type(column)}"
+        for column in found.columns
+        for kind, nullable in [there.get(column.name.lower(), (sql_type(column), True))]
+        if (kind, nullable) != (sql_type(column), True)
+    }
+    return Fields([c for c in found.columns if c.name not in wrong], {**found.left, **wrong})
+
+
+def forget(connection: duckdb.DuckDBPyConnection, target: str, contract: Contract) -> None:
+    """Forget the columns that a contract has named since and gives another type; a later one that does not passes them over."""
+    brought = {column.name: column for column in evolved(connection, target, Contract("", 1, ())).columns}
+    for column in contract.columns:
+        for name, known in brought.items():
+            if name.lower() == column.name.lower() and sql_type(known) != sql_type(column):
+                connection.execute("DELETE FROM headrace_columns WHERE target = ? AND name = ?", [target, name])
 
 
 def _column(name: str, kind: Kind, digits: int, scale: int) -> Column:

@@ -39,12 +39,12 @@ from headrace.plugins.duckdb.alter import changes
 from headrace.plugins.duckdb.bars import bars_statements, descriptions
 from headrace.plugins.duckdb.connection import connected
 from headrace.plugins.duckdb.doctor import check_file
-from headrace.plugins.duckdb.evolve import additions, evolved, remember
+from headrace.plugins.duckdb.evolve import additions, evolved, fitting, forget, remember
 from headrace.plugins.duckdb.quarantine import counts, records
 from headrace.plugins.duckdb.redrive import spool_quarantine, take_back
 from headrace.plugins.duckdb.replaced import close, predecessors, refuse_replaced, successor
 from headrace.plugins.duckdb.rows import inserted, prepare, write_rows
-from headrace.plugins.duckdb.tables import HELD, LINEAGE, PLACE, expected, quarantine, statements
+from headrace.plugins.duckdb.tables import HELD, LINEAGE, PLACE, expected, quarantine, refuse_taken, statements
 from headrace.typed.columns import declared, quoted
 from headrace.typed.engine import engine
 from headrace.typed.fields import new_fields
@@ -180,7 +180,7 @@ class DuckDBLoader(Loader):
                 known = evolved(connection, self.target, self._contract)
                 found = changes(connection, self.target, known)
             if self.evolve and segments:
-                new = new_fields(connection, spool(segments, folder), known)
+                new = fitting(connection, self.target, new_fields(connection, spool(segments, folder), known))
                 found += additions(self.target, new.columns)
             return found
 
@@ -192,6 +192,7 @@ class DuckDBLoader(Loader):
             self._contract = evolved(connection, self.target, Contract.of(self.contract))
             wanted = changes(connection, self.target, self._contract)
             refuse_impossible(f"{self.target} in {self.database}", wanted)
+            forget(connection, self.target, self._contract)
             for change in wanted:
                 connection.execute(change.statement)
             if wanted:
@@ -228,7 +229,8 @@ class DuckDBLoader(Loader):
     def _take_over(self, connection: duckdb.DuckDBPyConnection, name: str, attempt: str) -> LoadResult:
         """DuckDB's DDL is of the transaction, so that view and lock row change together (elsewhere S4 forbids it)."""
         close(connection, successor(connection, name), self.target, attempt)
-        connection.execute(views.repointed(name, self._contract, self.target))
+        for known in {name, *predecessors(connection, self.target)}:  # whichever of their names readers know
+            connection.execute(views.repointed(known, self._contract, self.target))
         return LoadResult()
 
     def census(self, line: Line, start: int, end: int) -> Census | None:
@@ -434,7 +436,7 @@ class DuckDBLoader(Loader):
 
     def _evolve(self, connection: duckdb.DuckDBPyConnection, spooled: Spooled) -> None:
         """Add columns for what these lines have and the contract does not name, before the transaction (S4)."""
-        found = new_fields(connection, spooled, self._contract)
+        found = fitting(connection, self.target, new_fields(connection, spooled, self._contract))
         for name, reason in found.left.items():
             log_event(_log, logging.WARNING, "field left out", target=self.target, field=name, reason=reason)
         if not found.columns:
@@ -452,6 +454,7 @@ class DuckDBLoader(Loader):
         if self._made:
             return
         refuse_replaced(connection, self.target)
+        refuse_taken(connection, self.target, views.current(self.target))
         try:
             comment = connection.execute(
                 "SELECT comment FROM duckdb_tables() WHERE table_name = ?", [self.target]

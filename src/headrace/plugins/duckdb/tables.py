@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from headrace.contract import Contract
+from headrace.errors import ConfigError
 from headrace.typed.columns import declared, literal, quoted, sql_type
 from headrace.typed.staging import DELETED
+
+if TYPE_CHECKING:
+    import duckdb
 
 LINEAGE = ("_dataset", "_stream", "_partition", "_offset", "_timestamp_ms")
 """A row's place in the log, which is its identity (S1), and the record's own timestamp."""
@@ -33,6 +39,22 @@ PLACE = 's.dataset, s.stream, s."partition"'
 def quarantine(target: str) -> str:
     """The name of a target's quarantine table."""
     return f"{target}_quarantine"
+
+
+def refuse_taken(connection: duckdb.DuckDBPyConnection, target: str, view: str) -> None:
+    """ConfigError where something else has the name of a target or of its view: DuckDB does not tell case, the ledger does."""
+    found = connection.execute(
+        "SELECT name, kind FROM (SELECT table_name AS name, 'table' AS kind, schema_name, database_name FROM duckdb_tables()"
+        " UNION ALL SELECT view_name, 'view', schema_name, database_name FROM duckdb_views())"
+        " WHERE schema_name = current_schema() AND database_name = current_database() AND lower(name) IN (lower(?), lower(?))",
+        [target, view],
+    ).fetchall()
+    for name, kind in found:
+        if (name, kind) not in ((target, "table"), (view, "view")):
+            wanted = f"table {target!r}" if name.lower() == target.lower() else f"the view {view!r} of {target!r}"
+            raise ConfigError(
+                f"found {wanted}, and there is a {kind} {name!r}: name the table as it is written there, or another one"
+            )
 
 
 def expected(contract: Contract) -> dict[str, tuple[str, bool]]:
