@@ -41,6 +41,14 @@ CLIENTS = {
         "headrace.demo.page",
     ),
     "s3fs": ("botocore", "headrace.plugins.lake.s3"),
+    "websockets": (
+        "headrace.plugins.market.alpaca",
+        "headrace.plugins.market.coinbase",
+        "headrace.plugins.market.json_feed",
+        "headrace.plugins.market.source",
+        "headrace.plugins.market.supervisor",
+        "headrace.testing.servers.exchange",
+    ),
     "snowflake": ("headrace.plugins.snowflake",),
     "typer": ("headrace.cli",),
 }

@@ -98,7 +98,7 @@ def test_unknown_things(capsys, tmp_path, ticks):
     lake = f"file://{tmp_path}/lake"
     for expected, words in {
         "expected one of": ("stream", f"jsonl://{ticks}?speed=2", lake),
-        "sources: az://, csv://": ("stream", "nats://host/a", lake),
+        "sources: alpaca://, az://": ("stream", "nats://host/a", lake),
         "not a store": ("show", "jsonl:///a"),
         "expected a URI such as": ("show", str(tmp_path)),
         "No such command 'strem'": ("strem",),

@@ -13,6 +13,7 @@ CLIENTS = {
     "confluent_kafka",
     "duckdb",
     "fsspec",
+    "holidays",
     "hypothesis",
     "isal",
     "obstore",
@@ -23,6 +24,7 @@ CLIENTS = {
     "snowflake",
     "structlog",
     "typer",
+    "websockets",
 }
 """Whatever takes long to import, or comes with an extra."""
 

@@ -131,6 +131,8 @@ class Pipeline:
                 f"the sink is to be {self.sink.guarantee}, and the source cannot be read again from a position: after a crash"
                 " records would be missing; ask for at-least-once, or keep the feed in Kafka or a lake first"
             )
+        if self.until_end and not self.source.rereadable:
+            raise ConfigError("the run is to go to the end, and a live feed has none: run it until it is stopped")
         self._retry = Retry(self.retry_for_s, self.stopping)
         self._committer = Committer(
             identities=self.source.identities,
@@ -164,6 +166,8 @@ class Pipeline:
         try:
             while not self.stopping.is_set() and not self._finished():
                 self.step()
+            for event in self.source.finish():
+                self._take(event)
             self._drain([h.partition for h in self._held])
             self._acknowledge()
             self._measure(last=True)
@@ -491,6 +495,8 @@ class Pipeline:
         self._forget(partition)
         if move:
             self.source.move({partition: None})
+        if not self.source.rereadable:
+            self.stop()  # what goes on coming would wait for a partition that takes no more, and be lost unseen
         log_event(
             _log, logging.ERROR, "partition stopped", stream=partition.stream, partition=partition.number, error=error
         )

@@ -80,10 +80,13 @@ class Sink(ABC):
         guarantee: What a reader of the sink may rely on after any crash.
 
         rereads: The guarantee holds only for a source that can be read again from the position that is found here.
+
+        live_age_s: How old a draft of a live feed may grow unless somebody says otherwise, in seconds: a crash loses as much.
     """
 
     guarantee: Guarantee = "exactly-once"
     rereads: bool = False
+    live_age_s: float = 10.0
 
     @abstractmethod
     def bind(self, extents: Mapping[Partition, Extent]) -> Mapping[str, Identity]:

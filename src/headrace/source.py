@@ -98,6 +98,14 @@ class Source(ABC):
         """
         return {}
 
+    def finish(self) -> Sequence[Event]:
+        """
+        Receive no more, and say what was received and not said yet: called once, before the last commits of a run.
+
+        A source that can be read again has nothing to say. Like `poll`, from the same thread, but never for long.
+        """
+        return ()
+
     def acknowledge(self, hints: Mapping[Partition, Hint]) -> None:
         """Tell the source how far the sink stored. A hint and a lag gauge; losing it loses nothing (B12, B27)."""
 

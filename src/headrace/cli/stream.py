@@ -60,14 +60,14 @@ def stream(
         typer.Option(min=1, metavar="N", show_default="no limit", help="Commit a segment at this many records."),
     ] = None,
     flush_age: Annotated[
-        float,
+        float | None,
         typer.Option(
             parser=some_seconds,
             metavar="TIME",
-            show_default="60s",
+            show_default="60s; of a live feed 100ms into a topic, 10s into a lake",
             help="Commit a segment when its first record was read this long ago.",
         ),
-    ] = 60.0,
+    ] = None,
     memory: Annotated[
         int,
         typer.Option(
@@ -102,6 +102,8 @@ def stream(
     headrace stream 'jsonl:///ticks.jsonl?key=symbol&timestamp=time' file:///lake --until-end
 
     headrace stream file:///lake kafka://127.0.0.1:9092/replayed --until-end
+
+    headrace stream alpaca://iex/AAPL,MSFT 'kafka://127.0.0.1:9092/{stream}?create_partitions=4'
     """
     if memory < _LEAST_MEMORY:
         raise ConfigError(
@@ -111,9 +113,12 @@ def stream(
     output, registry = begin(context, log_level, log_format, as_json=json), Registry.discover()
     reader, writer = URI.parse(source), URI.parse(sink)
     output.keep({"source": redacted(str(reader)), "sink": redacted(str(writer))})
+    reading, writing = _source(registry, reader, memory), registry.sink(writer)
+    if flush_age is None:
+        flush_age = 60.0 if reading.rereadable else writing.live_age_s
     pipeline = Pipeline(
-        source=_source(registry, reader, memory),
-        sink=registry.sink(writer),
+        source=reading,
+        sink=writing,
         flush=FlushPolicy(bytes=flush_bytes, records=flush_records, age_s=flush_age),
         memory_bytes=memory,
         until_end=until_end,

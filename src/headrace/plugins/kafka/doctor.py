@@ -368,6 +368,9 @@ def check_sink(sink: KafkaSink) -> Iterator[Finding]:
     topics = sink._topics
     brokers = _Brokers.connect(topics.settings, sink.request_timeout_s)
     yield brokers.cluster()
+    if sink.topic_of("") != sink.topic:
+        yield Finding("topics", "fine", f"{sink.topic}: one for each stream, of which the source has the names")
+        return
     topic, findings = brokers.topic(sink.topic)
     if topic is None and sink.create_partitions:
         findings = [Finding(f"topic {sink.topic}", "fine", f"it will be made with {sink.create_partitions} partitions")]

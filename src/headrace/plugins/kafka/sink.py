@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from headrace.registry import Registry
     from headrace.uri import URI
 
+STREAM = "{stream}"
+"""Stands in a topic's name for the stream's."""
+
 
 @attrs.define(kw_only=True, eq=False)
 class KafkaSink(Sink):
@@ -43,7 +46,8 @@ class KafkaSink(Sink):
     Attributes:
         bootstrap: ``host:port``, several divided by commas.
 
-        topic: Where all streams of the source go.
+        topic: Where all streams of the source go; ``{stream}`` in it stands for the stream's name, so that each has a topic of
+            its own. Not for exactly-once.
 
         guarantee: What whoever reads the topic may rely on after a crash.
 
@@ -82,6 +86,8 @@ class KafkaSink(Sink):
         clock: Monotonic seconds.
     """
 
+    live_age_s = 0.1
+
     bootstrap: str
     topic: str
     guarantee: Guarantee = attrs.field(
@@ -108,6 +114,11 @@ class KafkaSink(Sink):
 
     def __attrs_post_init__(self) -> None:
         self.rereads = self.guarantee == "exactly-once"
+        if self.rereads and STREAM in self.topic:
+            raise ConfigError(
+                f"found the topic {self.topic!r} for exactly-once, whose positions are about one topic: name it, or ask for"
+                " at-least-once"
+            )
         self._topics = Topics(settings=self.connection(), timeout_s=self.request_timeout_s, clock=self.clock)
         if self.guarantee == "exactly-once":
             self._positions = PositionsInTopic(sink=self, topics=self._topics)
@@ -125,8 +136,9 @@ class KafkaSink(Sink):
     def bind(self, extents: Mapping[Partition, Extent]) -> Mapping[str, Identity]:
         """Find the topic, or make it. For exactly-once each stream is pinned; otherwise a topic keeps no identity of it."""
         config = create_settings(self.create_settings)
-        self._topics.find(self.topic, NewSettings(self.create_partitions, self.create_replication, config))
         identities = {partition.stream: extent.identity for partition, extent in extents.items()}
+        for topic in dict.fromkeys(self.topic_of(stream) for stream in identities):
+            self._topics.find(topic, NewSettings(self.create_partitions, self.create_replication, config))
         return identities if self._positions is None else self._positions.bind(identities)
 
     def positions(self, hints: Mapping[Partition, Hint | None]) -> Mapping[Partition, Position | Exception]:
@@ -157,6 +169,10 @@ class KafkaSink(Sink):
 
     # ---- what both ways to publish share ------------------------------------------------------------------
 
+    def topic_of(self, stream: str) -> str:
+        """Where a stream's records go."""
+        return self.topic.replace(STREAM, stream)
+
     def number(self, partition: Partition) -> int:
         """Where a partition's records go; -1: the partitioner decides."""
         return partition.number if self.partition == "keep" else -1
@@ -183,7 +199,7 @@ class KafkaSink(Sink):
         if self._producer is None:
             delivery = {"delivery.timeout.ms": int(self.delivery_timeout_s * 1000)}
             self._producer = made(Producer, {**delivery, **self.producer_settings({})})
-        producer, attempt = self._producer, Attempt()
+        producer, attempt, topic = self._producer, Attempt(), self.topic_of(draft.partition.stream)
         deadline = self.clock() + self.delivery_timeout_s + 5.0
 
         def wait(serve: Callable[[float], int] = producer.poll) -> None:
@@ -195,11 +211,11 @@ class KafkaSink(Sink):
                 )
 
         try:
-            produce(producer, self.topic, self.number(draft.partition), draft.batches, wait, attempt.delivered)
+            produce(producer, topic, self.number(draft.partition), draft.batches, wait, attempt.delivered)
             while attempt.acked < draft.records:
                 wait(producer.flush)  # nothing more comes to linger for
         except KafkaException as exc:
-            raise draft.refused(exc.args[0], self.topic, CommitUnknownError) from exc
+            raise draft.refused(exc.args[0], topic, CommitUnknownError) from exc
         if attempt.failed is not None:
-            raise draft.refused(attempt.failed, self.topic, CommitUnknownError)
+            raise draft.refused(attempt.failed, topic, CommitUnknownError)
         return Position(draft.end, None, None, draft.leader_epoch, self.clock())

@@ -22,7 +22,7 @@ from decimal import Decimal
 from headrace.bars import Bars
 from headrace.contract import column, contract
 
-__all__ = ["Bar", "Bars", "Quote", "Trade"]
+__all__ = ["Bar", "Bars", "Gap", "Quote", "Trade"]
 
 
 @contract(version=1, bars=Bars(without=[("suspicious", (True,))]), cluster=("symbol", "time"))
@@ -106,3 +106,37 @@ class Bar:
     low: Decimal = column(precision=18, scale=6, minimum=0)
     close: Decimal = column(precision=18, scale=6, minimum=0)
     volume: Decimal = column(precision=18, scale=6, minimum=0)
+
+
+@contract(version=1, key=("id",), order=("revision",), cluster=("symbol", "began"))
+class Gap:
+    """
+    An interval in which messages of a feed may be missing; what is learnt later replaces what was known.
+
+    Attributes:
+        id: Of the gap.
+        revision: The highest is the newest.
+        feed: Which feed.
+        producer: Who received: of two producers of one feed each has gaps of its own.
+        symbol: Of what; * for all.
+        began: Up to when nothing is missing, in UTC; NULL: up to the last record that was kept before the producer began.
+        ended: From when on nothing is missing, in UTC; NULL while it lasts.
+        last_sequence: The last number before it, where the feed counts.
+        next_sequence: The first number behind it, where the feed counts.
+        missing: How many messages are missing; NULL where the feed does not count.
+        cause: Why.
+        filled: Whether nothing is missing after all: the numbers say so, or what was missing came later.
+    """
+
+    id: str
+    revision: int
+    feed: str
+    producer: str
+    symbol: str
+    began: datetime | None = column(source="from")
+    ended: datetime | None = column(source="to")
+    last_sequence: int | None
+    next_sequence: int | None
+    missing: int | None
+    cause: str
+    filled: bool

@@ -1,0 +1,213 @@
+"""Every interval in which something may be missing, as a record of its own."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+
+import attrs
+import msgspec
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_TRACKED = 10_000
+"""Of a gap with more missing numbers it is not followed which of them come late."""
+
+_FOLLOWED = 100
+"""So many gaps of a symbol are followed at a time, the newest."""
+
+_REPLAYED = 1_000
+"""Behind a new connection a number so little below the last one is a message sent again; a lower one begins a new count."""
+
+
+def moment(ns: int) -> str:
+    """Nanoseconds since the epoch as ISO-8601 text in UTC."""
+    seconds, rest = divmod(ns, 10**9)
+    return f"{_EPOCH + timedelta(seconds=seconds):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
+
+
+@attrs.define
+class Missing:
+    """
+    One gap of one symbol. It is written when it is found, and again when more is known of it: the highest revision counts.
+
+    Attributes:
+        id: Of the gap: of all its revisions.
+
+        symbol: Whose.
+
+        cause: Why something may be missing.
+
+        from_ns: After which nothing is certain; None: it was before this process began, so after the last record of the feed
+            that was kept.
+
+        to_ns: From when on nothing is missing; None: it lasts.
+
+        last: The last number before it, where the feed counts.
+
+        next: The first number behind it, where the feed counts.
+
+        left: The missing numbers that have not come late; None where they are not known, or too many.
+    """
+
+    id: str
+    symbol: str
+    cause: str
+    from_ns: int | None
+    to_ns: int | None = None
+    last: int | None = None
+    next: int | None = None
+    left: set[int] | None = None
+    revision: int = 0
+
+    @property
+    def missing(self) -> int | None:
+        """How many messages are missing; None where the feed does not count."""
+        if self.left is not None:
+            return len(self.left)
+        if self.last is None or self.next is None or self.next <= self.last:
+            return None
+        return self.next - self.last - 1
+
+
+@attrs.define(kw_only=True)
+class Gaps:
+    """
+    Knows for each symbol up to where nothing is missing. Not safe from several threads.
+
+    Attributes:
+        feed: The feed's name.
+
+        symbols: What is subscribed to.
+
+        producer: Who keeps these records: of two producers of one feed each has gaps of its own.
+    """
+
+    feed: str
+    symbols: Sequence[str]
+    producer: str
+    out: list[tuple[str, bytes]] = attrs.field(factory=list)
+    """Records to be written: symbol and value. Whoever writes them takes them out."""
+
+    _ids: Iterable[int] = attrs.field(factory=lambda: itertools.count(1), init=False)
+    _numbers: dict[str, int] = attrs.field(factory=dict, init=False)  # the last one of each symbol
+    _heard_ns: dict[str, int] = attrs.field(factory=dict, init=False)  # when that was
+    _open: dict[str, Missing] = attrs.field(factory=dict, init=False)  # the connection is not there, or not complete
+    _uncounted: dict[str, Missing] = attrs.field(factory=dict, init=False)  # closed, and the next number is not known
+    _late: dict[str, list[Missing]] = attrs.field(factory=dict, init=False)  # whose numbers may come yet
+
+    # ---- connections --------------------------------------------------------------------------------------
+
+    def begin(self, cause: str, from_ns: int | None) -> None:
+        """From now on messages may be missing, of every symbol; what is open already stays as it is."""
+        for symbol in self.symbols:
+            if symbol not in self._open:
+                last = self._numbers.get(symbol)
+                # a gap whose end was never counted goes on in this one
+                self._uncounted.pop(symbol, None)
+                self._open[symbol] = self._write(self._new(symbol, cause, from_ns, last=last))
+
+    def end(self, now_ns: int) -> None:
+        """From now on nothing is missing."""
+        for symbol, gap in self._open.items():
+            gap.to_ns = now_ns
+            self._write(gap)
+            if gap.last is not None or symbol in self._numbers:
+                self._uncounted[symbol] = gap
+        self._open.clear()
+
+    def between(self, cause: str, from_ns: int | None, to_ns: int) -> None:
+        """Messages may be missing of every symbol in this interval."""
+        for symbol in self.symbols:
+            self._write(self._new(symbol, cause, from_ns, to_ns=to_ns))
+
+    # ---- numbers ------------------------------------------------------------------------------------------
+
+    def count(self, symbols: Sequence[str | None], numbers: Sequence[int | None], heard_ns: int) -> None:
+        """Take the feed's own numbers of messages that came at this moment."""
+        known = self._numbers
+        for symbol, number in zip(symbols, numbers, strict=True):
+            if symbol is None or number is None:
+                continue
+            last = known.get(symbol)
+            if last is not None and number == last + 1 and symbol not in self._uncounted:
+                known[symbol] = number  # nearly always
+            else:
+                self._jump(symbol, number, heard_ns)
+            self._heard_ns[symbol] = heard_ns
+
+    def latest(self, numbers: Mapping[str, int], heard_ns: int) -> None:
+        """The exchange says that it has sent these: what we have not got by now is missing."""
+        for symbol, number in numbers.items():
+            known = self._numbers.setdefault(symbol, number)
+            if symbol in self._uncounted or number > known:
+                self._jump(symbol, number + 1, heard_ns, seen=False)
+            self._heard_ns[symbol] = heard_ns
+
+    def _jump(self, symbol: str, number: int, heard_ns: int, *, seen: bool = True) -> None:
+        """A number that is not the next one. Where it was only announced, *number* is the first that may still come."""
+        last, gap = self._numbers.get(symbol), self._uncounted.get(symbol)
+        if gap is not None and last is not None and last - _REPLAYED < number <= last:
+            return  # some exchanges begin with what they have sent before
+        if gap is not None:  # the first number behind a connection that was lost
+            del self._uncounted[symbol]
+            gap.next = number
+            self._follow(gap)
+            self._write(gap)
+        elif last is not None and number <= last:
+            self._came_late(symbol, number)
+            return
+        elif last is not None and number > last + 1:
+            cause = "numbers are missing" if seen else "announced and not sent"
+            gap = self._new(symbol, cause, self._heard_ns.get(symbol), to_ns=heard_ns, last=last)
+            gap.next = number
+            self._follow(gap)
+            self._write(gap)
+        self._numbers[symbol] = number if seen else number - 1
+
+    def _follow(self, gap: Missing) -> None:
+        if gap.last is None or gap.next is None or gap.next <= gap.last:
+            return  # it counts anew
+        if gap.next - gap.last - 1 <= _TRACKED:
+            gap.left = set(range(gap.last + 1, gap.next))
+            if gap.left:
+                late = self._late.setdefault(gap.symbol, [])
+                late.append(gap)
+                del late[:-_FOLLOWED]
+
+    def _came_late(self, symbol: str, number: int) -> None:
+        """A repeated number says nothing; one that was missing makes its gap smaller."""
+        for gap in self._late.get(symbol, ()):
+            if gap.left is not None and number in gap.left:
+                gap.left.discard(number)
+                self._write(gap)
+                if not gap.left:
+                    self._late[symbol].remove(gap)
+                return
+
+    # ---- records ------------------------------------------------------------------------------------------
+
+    def _new(
+        self, symbol: str, cause: str, from_ns: int | None, *, to_ns: int | None = None, last: int | None = None
+    ) -> Missing:
+        number = next(iter(self._ids))
+        return Missing(f"{self.producer}-{number}", symbol, cause, from_ns, to_ns, last)
+
+    def _write(self, gap: Missing) -> Missing:
+        gap.revision += 1
+        value = {
+            "id": gap.id,
+            "revision": gap.revision,
+            "feed": self.feed,
+            "producer": self.producer,
+            "symbol": gap.symbol,
+            "from": None if gap.from_ns is None else moment(gap.from_ns),
+            "to": None if gap.to_ns is None else moment(gap.to_ns),
+            "last_sequence": gap.last,
+            "next_sequence": gap.next,
+            "missing": gap.missing,
+            "cause": gap.cause,
+            "filled": gap.missing == 0,
+        }
+        self.out.append((gap.symbol, msgspec.json.encode(value)))
+        return gap

@@ -1,0 +1,280 @@
+"""Any WebSocket that sends JSON, described by a few fields: in Python, or in a file of TOML."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import attrs
+import msgspec
+
+from headrace.errors import ConfigError
+from headrace.plugins.market.environment import filled, named
+from headrace.plugins.market.feed import OTHER, Dialogue, Feed, FeedLostError, FeedRefusedError, Heard
+from headrace.plugins.market.frames import BROKEN, grouped, split
+from headrace.plugins.market.source import FeedSource, settings
+from headrace.plugins.market.symbols import symbols_of
+
+if TYPE_CHECKING:
+    from headrace.registry import Registry
+    from headrace.uri import URI
+
+_MESSAGES = "messages"
+
+
+@attrs.frozen(kw_only=True)
+class JsonFeed(Feed):
+    """
+    A WebSocket whose frames are JSON objects, or arrays of them.
+
+    ``${NAME}`` in an address, a header or a text that is sent stands for an environment variable: credentials come from there
+    only.
+
+    Attributes:
+        name: What the streams' names begin with.
+
+        address: ``wss://…``
+
+        symbols: What is subscribed to.
+
+        send: What is sent first. ``{symbols}`` stands for the JSON array of them; a text with ``{symbol}`` is sent once for
+            each.
+
+        symbol: The field that says what a message is about.
+
+        kind: The field that says what a message is; "" where all are alike.
+
+        streams: By the kind of a message the stream that it belongs to; others are kept in ``NAME.other``.
+
+        control: Kinds that are not kept: heartbeats, confirmations.
+
+        subscribed: The kind that confirms the subscription; "" where nothing does: then it holds
+            from when it was asked for.
+
+        refused: Kinds that refuse us for good: what they say ends the run.
+
+        lost: Kinds after which another connection is needed.
+
+        sequence: The field with the feed's own count by symbol, which grows by one; "" where it has none.
+
+        items: The field that holds the message, or an array of them, where a frame is an envelope. What is not found in the
+            message is looked for in the envelope.
+
+        replies: By kind what is answered.
+
+        http: Headers of the handshake.
+
+        heartbeat_s: Without any frame for so long the connection is dead.
+
+        silence_s: Without any message for so long, while the market is open, another connection is made.
+
+        market: "always" open, or the stock exchange in New York, by its calendar.
+    """
+
+    name: str
+    address: str
+    symbols: tuple[str, ...] = ()
+    send: tuple[str, ...] = ()
+    symbol: str = ""
+    kind: str = ""
+    streams: Mapping[str, str] = attrs.field(factory=dict)
+    control: tuple[str, ...] = ()
+    subscribed: str = ""
+    refused: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
+    sequence: str = ""
+    items: str = ""
+    replies: Mapping[str, str] = attrs.field(factory=dict)
+    http: Mapping[str, str] = attrs.field(factory=dict)
+    heartbeat_s: float | None = None
+    silence_s: float | None = None
+    market: Literal["always", "new-york"] = attrs.field(
+        default="always", validator=attrs.validators.in_(("always", "new-york"))
+    )
+    kinds: tuple[str, ...] = attrs.field(init=False)
+    safe_url: str = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        if not self.address.startswith(("ws://", "wss://")):
+            raise ConfigError(f"feed {self.name!r}: found address {self.safe_address!r}, expected ws://… or wss://…")
+        if not self.symbols:
+            raise ConfigError(f"feed {self.name!r}: found no symbols, expected one or more, or '*'")
+        kinds = tuple(dict.fromkeys(self.streams.values())) if self.kind else (_MESSAGES,)
+        reserved = {"gaps", OTHER} & set(kinds)
+        if reserved:
+            raise ConfigError(
+                f"feed {self.name!r}: the stream {', '.join(reserved)!r} is the source's own; take another name"
+            )
+        object.__setattr__(self, "kinds", kinds)
+        object.__setattr__(self, "safe_url", self.safe_address)
+
+    @classmethod
+    def read(cls, path: str | Path, symbols: Sequence[str] = ()) -> JsonFeed:
+        """Read a feed's description from a file of TOML. ConfigError where it is none."""
+        try:
+            found = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
+            raise ConfigError(f"{path}: cannot be read ({exc}); expected TOML that describes a feed") from exc
+        known = {f.name for f in attrs.fields(cls) if f.init}
+        wrong = sorted(set(found) - known)
+        if wrong:
+            raise ConfigError(f"{path}: found {', '.join(wrong)}, expected some of {', '.join(sorted(known))}")
+        given: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in found.items()}
+        if symbols:
+            given["symbols"] = tuple(symbols)
+        try:
+            return cls(**given)
+        except TypeError as exc:
+            raise ConfigError(f"{path}: {exc}") from exc
+
+    @property
+    def safe_address(self) -> str:
+        """The address without what may hold a key."""
+        return (
+            self.address.partition("?")[0].rpartition("@")[2] if "@" in self.address else self.address.partition("?")[0]
+        )
+
+    def url(self) -> str:
+        return filled(self.address)
+
+    def headers(self) -> Mapping[str, str]:
+        return {name: filled(value) for name, value in self.http.items()}
+
+    def dialogue(self) -> Dialogue:
+        return _Dialogue(self, tuple(filled(words) for words in self._words()), _head(self))
+
+    def credentials(self) -> Sequence[tuple[str, bool]]:
+        return list(named([self.address, *self.http.values(), *self.send, *self.replies.values()]))
+
+    def quiet_s(self, moment: datetime) -> float | None:
+        if self.silence_s is None or self.market == "always":
+            return self.silence_s
+        from headrace.plugins.market.sessions import opened  # noqa: PLC0415 - the calendar takes a while to import
+
+        began = opened(moment)
+        quiet = began is None or (moment.astimezone(UTC) - began).total_seconds() < self.silence_s
+        return None if quiet else self.silence_s
+
+    def _words(self) -> list[str]:
+        every = msgspec.json.encode(self.symbols).decode()
+        said: list[str] = []
+        for words in self.send:
+            of = self.symbols if "{symbol}" in words else ("",)
+            said += [words.replace("{symbols}", every).replace("{symbol}", symbol) for symbol in of]
+        return said
+
+
+def _head(feed: JsonFeed) -> type[Any]:
+    """A struct of the fields that are looked at; each under its own name in ours."""
+    names = {"kind": feed.kind, "symbol": feed.symbol, "sequence": feed.sequence, "items": feed.items}
+    fields: list[tuple[str, Any, Any]] = []
+    for ours, theirs in names.items():
+        kind: Any = {"items": msgspec.Raw | msgspec.UnsetType, "sequence": int | str | None}.get(ours, int | str | None)
+        if theirs:
+            fields.append((ours, kind, msgspec.UNSET if ours == "items" else None))
+    rename = {ours: theirs for ours, theirs in names.items() if theirs}
+    if len(set(rename.values())) < len(rename):
+        raise ConfigError(
+            f"feed {feed.name!r}: found one field under two names, expected kind, symbol, sequence and items apart"
+        )
+    return msgspec.defstruct("Head", fields, rename=rename, gc=False)
+
+
+@attrs.define(eq=False)
+class _Dialogue(Dialogue):
+    feed: JsonFeed
+    said: Sequence[str] = attrs.field(repr=False)
+    head: type[Any] = attrs.field(repr=False)
+    _array: msgspec.json.Decoder[list[msgspec.Raw]] = attrs.field(
+        factory=lambda: msgspec.json.Decoder(list[msgspec.Raw])
+    )
+    _decoder: msgspec.json.Decoder[Any] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._decoder = msgspec.json.Decoder(self.head)
+
+    def begin(self) -> Heard:
+        return Heard(replies=self.said, subscribed=not self.feed.subscribed)
+
+    def hear(self, frame: bytes) -> Heard:
+        found = self._messages(frame)
+        kinds: list[str | None] = []
+        replies: list[str] = []
+        began = False
+        for value, kind, _, _ in found:
+            began = began or bool(kind and kind == self.feed.subscribed)
+            self._check(kind, value)
+            if kind in self.feed.replies:
+                replies.append(filled(self.feed.replies[kind]))
+            kinds.append(self._kind(kind))
+        numbers = [n if k is not None and k != OTHER else None for k, (_, _, _, n) in zip(kinds, found, strict=True)]
+        values, symbols = [value for value, *_ in found], [symbol for _, _, symbol, _ in found]
+        counted = numbers if self.feed.sequence else None
+        return Heard(grouped(values, kinds, symbols, counted), replies, began)
+
+    def _kind(self, kind: str) -> str | None:
+        """The stream that a message belongs to; None where it is not kept."""
+        if not self.feed.kind:
+            return _MESSAGES
+        if kind in self.feed.control or kind in self.feed.replies or (kind and kind == self.feed.subscribed):
+            return self.feed.streams.get(kind)
+        return self.feed.streams.get(kind, OTHER)
+
+    def _check(self, kind: str, value: bytes) -> None:
+        words = value[:200].decode(errors="replace")
+        if kind in self.feed.refused:
+            raise FeedRefusedError(f"{self.feed.safe_url}: refused ({words})")
+        if kind in self.feed.lost:
+            raise FeedLostError(f"told so: {kind}")
+
+    def _messages(self, frame: bytes) -> list[tuple[bytes, str, str | None, int | None]]:
+        """Each message with its kind, its symbol and its number."""
+        found: list[tuple[bytes, str, str | None, int | None]] = []
+        for value in split(frame):
+            envelope = self._decoded(value)
+            inner = getattr(envelope, "items", msgspec.UNSET)
+            if inner is msgspec.UNSET:
+                found.append(self._message(value, None, envelope))
+            else:
+                found += [self._message(item, envelope, self._decoded(item)) for item in split(bytes(inner))]
+        return found
+
+    def _decoded(self, value: bytes) -> Any:
+        """What is looked at of a message; None where it is no object, or its fields are of other types."""
+        try:
+            return self._decoder.decode(value)
+        except BROKEN:
+            return None
+
+    def _message(self, value: bytes, envelope: Any, head: Any) -> tuple[bytes, str, str | None, int | None]:
+        def look(name: str) -> object:
+            own = getattr(head, name, None)
+            return own if own is not None else getattr(envelope, name, None)
+
+        kind, symbol, number = look("kind"), look("symbol"), look("sequence")
+        counted = int(number) if isinstance(number, int) or (isinstance(number, str) and number.isdecimal()) else None
+        return value, "" if kind is None else str(kind), None if symbol is None else str(symbol), counted
+
+
+@attrs.define(kw_only=True, eq=False)
+class JsonFeedSource(FeedSource):
+    """`FeedSource` of ``websocket:///path/feed.toml?symbols=AAPL,MSFT``: the file describes a `JsonFeed`."""
+
+    @classmethod
+    def from_uri(cls, uri: URI, registry: Registry) -> JsonFeedSource:
+        """Make the source of ``websocket:///path/feed.toml?symbols=AAPL,MSFT``; without symbols those of the file count."""
+        if uri.host or not uri.path.strip("/"):
+            raise ConfigError(f"found {uri}, expected websocket:///absolute/path/feed.toml (three slashes)")
+        of_source, _ = settings(
+            uri,
+            cls,
+            JsonFeed,
+            more=("symbols", "symbols_file"),
+            unsettable=tuple(f.name for f in attrs.fields(JsonFeed)),
+        )
+        asked = {"symbols", "symbols_file"} & set(uri.settings)
+        symbols = symbols_of(uri, uri.settings.get("symbols", "")) if asked else ()
+        return cls(feed=JsonFeed.read(uri.path, symbols), **of_source)

@@ -1,0 +1,261 @@
+"""A live feed as a source: it numbers what it receives, and can never go back."""
+
+from __future__ import annotations
+
+import random
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from headrace.finding import Finding
+from headrace.plugins.market.backlog import Backlog, Chunk
+from headrace.plugins.market.backoff import Backoff
+from headrace.plugins.market.feed import GAPS, OTHER, Feed
+from headrace.plugins.market.gaps import Gaps
+from headrace.plugins.market.supervisor import Supervisor
+from headrace.records import Batch, Event, Extent, Hint, Identity, Partition, Start
+from headrace.source import Owner, Source
+from headrace.uri import URI
+
+_CHUNK_RECORDS = 5_000
+_NO_END = 1 << 62
+"""A feed's end is not known: as far as a position may ever reach."""
+
+_END_S = 10.0
+
+
+@attrs.define(kw_only=True, eq=False)
+class FeedSource(Source):
+    """
+    What a feed sends, as streams of one partition each: one for each kind of message, one for what nobody understands
+    (``NAME.other``), and one for what may be missing (``NAME.gaps``).
+
+    A record's value is the message to the byte, its key the symbol, its time and its headers say when it was received, on which
+    connection, and as which one there. Offsets are given here, from where the sink stands on: what is not stored cannot be had
+    again, and is told as a gap.
+
+    Attributes:
+        feed: What is followed.
+
+        stream: What the streams' names begin with; the feed's name unless given.
+
+        producer: Who receives, in the ids of connections and gaps; made up unless given. Two processes never share one.
+
+        queue_bytes: Received and not yet taken. When it is full nothing is received until there is room.
+
+        reconnect_first_s: The longest first wait before another connection; it doubles from failure to failure.
+
+        reconnect_most_s: The longest wait.
+
+        steady_s: For so long a connection must have lasted to count as a success.
+
+        open_timeout_s: How long a connection may take to be there.
+
+        subscribe_timeout_s: How long the exchange may take from there until it has subscribed us.
+
+        ping_every_s: A connection on which nothing comes is asked so often whether it is still there.
+
+        ping_timeout_s: How long the answer may take.
+
+        max_message_bytes: A larger frame ends the connection, and is told as a gap.
+
+        uniform: Makes the waits random.
+
+        clock: Monotonic seconds.
+
+        now_ns: Nanoseconds since the epoch.
+    """
+
+    rereadable = False
+
+    feed: Feed
+    stream: str = ""
+    producer: str = attrs.field(factory=lambda: secrets.token_hex(4))
+    queue_bytes: int = attrs.field(default=32 << 20, validator=attrs.validators.gt(0))
+    reconnect_first_s: float = 1.0
+    reconnect_most_s: float = 60.0
+    steady_s: float = 10.0
+    open_timeout_s: float = 10.0
+    subscribe_timeout_s: float = 10.0
+    ping_every_s: float = 20.0
+    ping_timeout_s: float = 20.0
+    max_message_bytes: int = 16 << 20
+    uniform: Callable[[float, float], float] = random.uniform
+    clock: Callable[[], float] = time.monotonic
+    now_ns: Callable[[], int] = time.time_ns
+    _kinds: Mapping[str, Partition] = attrs.field(init=False)
+    _backlog: Backlog = attrs.field(init=False)
+    _supervisor: Supervisor = attrs.field(init=False)
+    _thread: threading.Thread | None = attrs.field(default=None, init=False)
+    _starts: dict[Partition, Start | None] = attrs.field(factory=dict, init=False)
+    _next: dict[Partition, int] = attrs.field(factory=dict, init=False)
+    _stored: dict[Partition, int] = attrs.field(factory=dict, init=False)
+    _said: dict[Partition, deque[tuple[int, int]]] = attrs.field(factory=dict, init=False)
+    """Of each batch that is not stored yet its end, and when its first record was received."""
+
+    def __attrs_post_init__(self) -> None:
+        name = self.stream or self.feed.name
+        self._kinds = {kind: Partition(f"{name}.{kind}", 0) for kind in (*self.feed.kinds, OTHER, GAPS)}
+        self._backlog = Backlog(limit_bytes=self.queue_bytes)
+        self._supervisor = Supervisor(
+            feed=self.feed,
+            backlog=self._backlog,
+            gaps=Gaps(feed=self.feed.name, symbols=self.feed.symbols, producer=self.producer),
+            backoff=Backoff(
+                first_s=self.reconnect_first_s,
+                most_s=self.reconnect_most_s,
+                steady_s=self.steady_s,
+                uniform=self.uniform,
+            ),
+            open_timeout_s=self.open_timeout_s,
+            subscribe_timeout_s=self.subscribe_timeout_s,
+            ping_every_s=self.ping_every_s,
+            ping_timeout_s=self.ping_timeout_s,
+            max_message_bytes=self.max_message_bytes,
+            clock=self.clock,
+            now_ns=self.now_ns,
+        )
+
+    # ---- the source's interface ---------------------------------------------------------------------------
+
+    def poll(self, owner: Owner, timeout_s: float) -> Sequence[Event]:
+        if self._thread is None:
+            self._begin(owner)
+        if any(start is None for start in self._starts.values()):
+            threading.Event().wait(timeout_s)  # paused: what comes stays in the backlog
+            return []
+        self._backlog.limit_bytes = self.queue_bytes
+        events = self._batches(self._backlog.take(_CHUNK_RECORDS, timeout_s))
+        if not events and self._supervisor.error is not None and not len(self._backlog) and self._all_stored():
+            raise self._supervisor.error
+        return events
+
+    def finish(self) -> Sequence[Event]:
+        self._close()
+        return self._batches(self._backlog.take(_NO_END, 0.0))
+
+    def move(self, starts: Mapping[Partition, Start | None]) -> None:
+        for partition, start in starts.items():
+            known = self._next.get(partition)
+            if start is not None and known is not None and start.offset not in (None, known):
+                self._dropped(partition, start.offset or 0)
+            elif start is not None and known is None:
+                self._next[partition] = self._stored[partition] = start.offset or 0
+            self._starts[partition] = start
+
+    def extents(self) -> Mapping[Partition, Extent]:
+        return {
+            partition: Extent(0, _NO_END, _NO_END, Identity("feed", partition.stream, "read_committed", 1))
+            for partition in self._kinds.values()
+        }
+
+    def acknowledge(self, hints: Mapping[Partition, Hint]) -> None:
+        for partition, hint in hints.items():
+            self._stored[partition] = max(self._stored.get(partition, 0), hint.offset)
+            said = self._said.get(partition)
+            while said and said[0][0] <= hint.offset:
+                said.popleft()
+
+    def check(self) -> Iterable[Finding]:
+        """Say whether the credentials are there. Nothing is connected: exchanges count connections."""
+        for name, there in self.feed.credentials():
+            if there:
+                yield Finding(name, "fine", "it is in the environment")
+            else:
+                yield Finding(name, "wrong", "it is not in the environment", f"export {name}=…")
+        symbols = ", ".join(self.feed.symbols[:10]) + (", …" if len(self.feed.symbols) > 10 else "")
+        yield Finding(
+            "feed", "fine", f"{self.feed.safe_url} for {symbols}; not connected to, exchanges count connections"
+        )
+
+    def close(self) -> None:
+        self._close()
+
+    # ---- the rest -----------------------------------------------------------------------------------------
+
+    def _begin(self, owner: Owner) -> None:
+        self.feed.url()  # a credential that is missing is told before anything begins
+        self.feed.dialogue()
+        self.move(owner.assigned(dict.fromkeys(self._kinds.values())))
+        self._thread = threading.Thread(target=self._supervisor.run, name="headrace-feed", daemon=True)
+        self._thread.start()
+
+    def _batches(self, chunks: Sequence[Chunk]) -> list[Event]:
+        by_kind: dict[str, list[Chunk]] = {}
+        for chunk in chunks:
+            by_kind.setdefault(chunk.kind, []).append(chunk)
+        return [self._batch(self._kinds[kind], of_kind) for kind, of_kind in by_kind.items()]
+
+    def _batch(self, partition: Partition, chunks: Sequence[Chunk]) -> Batch:
+        start, first = self._next[partition], self._starts[partition]
+        count = sum(len(c.values) for c in chunks)
+        end = self._next[partition] = start + count
+        self._said.setdefault(partition, deque()).append((end, chunks[0].received_ns))
+        stamps: list[int] = []
+        for chunk in chunks:
+            stamps += [chunk.received_ns // 1_000_000] * len(chunk.values)
+        one = len(chunks) == 1
+        return Batch(
+            partition=partition,
+            assignment=-1 if first is None else first.assignment,
+            leader_epoch=None,
+            start=start,
+            end=end,
+            offsets=range(start, end),
+            timestamps_ms=stamps,
+            keys=chunks[0].keys if one else [k for c in chunks for k in c.keys],
+            values=chunks[0].values if one else [v for c in chunks for v in c.values],
+            headers=chunks[0].headers if one else [h for c in chunks for h in c.headers],
+            timestamp_types=None,
+            nbytes=sum(c.nbytes for c in chunks),
+        )
+
+    def _dropped(self, partition: Partition, position: int) -> None:
+        """The sink stands elsewhere: what was said and not stored is gone, and the numbers go on from there."""
+        said = self._said.get(partition)
+        from_ns = said[0][1] if said else None
+        if said:
+            said.clear()
+        self._next[partition] = self._stored[partition] = position
+        self._supervisor.tell_gap(f"not stored: the sink of {partition.stream} stands elsewhere", from_ns)
+
+    def _all_stored(self) -> bool:
+        return all(self._stored.get(p, 0) >= n for p, n in self._next.items())
+
+    def _close(self) -> None:
+        self._supervisor.stop()
+        if self._thread is not None and self._thread.is_alive():
+            self._thread.join(_END_S)
+
+
+def settings(
+    uri: URI, source: type, feed: type, *, more: tuple[str, ...], unsettable: tuple[str, ...]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """
+    Take a URI's settings apart: those of the source, and those of the feed. ConfigError where neither has one.
+
+    Args:
+        uri: With all of them.
+
+        source: The source's class.
+
+        feed: The feed's class.
+
+        more: Settings that the caller reads itself.
+
+        unsettable: Fields of the feed that a URI sets by its other parts, or not at all.
+    """
+    names = {
+        of: tuple(f.name for f in attrs.fields(of) if f.init and f.name not in ("feed", *unsettable))
+        for of in (source, feed)
+    }
+    leave = {of: (*more, *found, *(n.replace("_", "-") for n in found)) for of, found in names.items()}
+    return (
+        uri.fields(source, leave=leave[feed], unsettable=("feed",)),
+        uri.fields(feed, leave=leave[source], unsettable=unsettable),
+    )

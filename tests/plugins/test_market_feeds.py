@@ -1,0 +1,631 @@
+"""Live feeds against an exchange on this machine: what comes is kept to the byte, what may be missing is a gap record."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import attrs
+import pytest
+
+from headrace.errors import ConfigError
+from headrace.plugins.market.alpaca import Alpaca
+from headrace.plugins.market.coinbase import Coinbase
+from headrace.plugins.market.feed import Feed
+from headrace.plugins.market.json_feed import JsonFeed
+from headrace.plugins.market.source import FeedSource
+from headrace.records import Batch, Hint, Partition, Record, Start
+from headrace.testing.servers.exchange import (
+    AlpacaExchange,
+    CoinbaseExchange,
+    Exchange,
+    PlainExchange,
+    alpaca_trade,
+    coinbase_match,
+)
+
+
+@attrs.define
+class Clock:
+    """Passes only when a test says so; the time of day goes with it."""
+
+    now_s: float = 1000.0
+    day_ns: int = 1_767_366_000_000_000_000  # 2026-01-02T15:00:00Z, a Friday: New York is open
+    waits: list[float] = attrs.field(factory=list)
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    def ns(self) -> int:
+        return self.day_ns + int((self.now_s - 1000.0) * 1e9)
+
+    def pass_s(self, seconds: float) -> None:
+        self.now_s += seconds
+
+    def most(self, least: float, most: float) -> float:
+        """A wait that is as long as it may be, so that a test knows it."""
+        self.waits.append(most)
+        return most
+
+
+@attrs.define(eq=False)
+class Following:
+    """A source that is polled here, as a pipeline would, with all that it has said."""
+
+    source: FeedSource
+    clock: Clock
+    said: dict[str, list[Record]] = attrs.field(factory=dict)
+    starts: dict[Partition, int] = attrs.field(factory=dict)
+
+    def assigned(self, hints: Mapping[Partition, Hint | None]) -> Mapping[Partition, Start | None]:
+        return {p: Start(self.starts.get(p), None, 1) for p in hints}
+
+    def release(self, partitions) -> None:
+        raise AssertionError("a feed is never taken away")
+
+    lost = release
+
+    def poll(self, timeout_s: float = 0.05) -> None:
+        self.take(self.source.poll(self, timeout_s))
+
+    def take(self, events) -> None:
+        for batch in events:
+            assert isinstance(batch, Batch)
+            assert batch.nbytes == sum(
+                len(r.key or b"") + len(r.value or b"") + sum(len(n) + len(v or b"") for n, v in r.headers)
+                for r in batch.records()
+            )
+            self.said.setdefault(batch.partition.stream.rpartition(".")[2], []).extend(batch.records())
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 20
+        while not condition():
+            assert time.monotonic() < deadline, (self.gaps(), {k: len(v) for k, v in self.said.items()})
+            self.poll()
+
+    def values(self, kind: str) -> list[bytes | None]:
+        return [r.value for r in self.said.get(kind, [])]
+
+    def store(self) -> None:
+        """Acknowledge all that was said."""
+        self.source.acknowledge({p: Hint(n) for p, n in self.source._next.items()})
+
+    def gaps(self) -> list[dict[str, Any]]:
+        """The gaps, each as its last revision says."""
+        found = {g["id"]: g for g in map(json.loads, self.values("gaps"))}
+        return list(found.values())
+
+    def open_gaps(self) -> list[str]:
+        return [g["symbol"] for g in self.gaps() if g["to"] is None]
+
+
+@pytest.fixture
+def follow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Following]]:
+    monkeypatch.setenv("APCA_API_KEY_ID", "key")
+    monkeypatch.setenv("APCA_API_SECRET_KEY", "secret")
+    opened: list[FeedSource] = []
+
+    def make(feed: Feed, **settings: Any) -> Following:
+        clock = settings.pop("clock", Clock())
+        given = {"clock": clock, "now_ns": clock.ns, "uniform": clock.most, "producer": "p", **settings}
+        opened.append(FeedSource(feed=feed, **given))
+        return Following(opened[-1], clock)
+
+    yield make
+    for source in opened:
+        source.close()
+
+
+@pytest.fixture
+def alpaca() -> Iterator[AlpacaExchange]:
+    with AlpacaExchange() as exchange:
+        yield exchange
+
+
+@pytest.fixture
+def coinbase() -> Iterator[CoinbaseExchange]:
+    with CoinbaseExchange() as exchange:
+        yield exchange
+
+
+@pytest.fixture
+def plain() -> Iterator[PlainExchange]:
+    with PlainExchange() as exchange:
+        yield exchange
+
+
+def stocks(exchange: Exchange, *symbols: str, **more: Any) -> Alpaca:
+    return Alpaca(symbols=symbols or ("AAPL",), address=exchange.address, **more)
+
+
+def products(exchange: Exchange, *symbols: str, **more: Any) -> Coinbase:
+    return Coinbase(symbols=symbols or ("BTC-USD",), address=exchange.address, **more)
+
+
+def any_feed(exchange: Exchange, **more: Any) -> JsonFeed:
+    given = {"name": "any", "symbols": ("A", "B"), "send": ('{"follow":{symbols}}',), "symbol": "s", **more}
+    return JsonFeed(address=exchange.address, **given)
+
+
+def begun(following: Following, exchange: Exchange) -> Following:
+    """Poll until the exchange has it as a client, and the gap of its beginning has ended."""
+    following.until(lambda: bool(following.gaps()) and not following.open_gaps())
+    exchange.wait_for_clients()
+    return following
+
+
+# ---- what is kept ---------------------------------------------------------------------------------------------
+
+
+def test_messages_are_kept_to_the_byte(alpaca: AlpacaExchange, follow):
+    """A record is a message exactly as it stands in its frame; key, time and headers say of what, when, where and as which."""
+    following = begun(follow(stocks(alpaca, "AAPL", "MSFT")), alpaca)
+    odd = b'{"T":"t" , "S":"MSF\\u0054","p":1.50,"p":2, "x":{"y":[1,{}]}}'
+    quote, bar = b'{"T":"q","S":"AAPL","bp":1}', b'{"T":"u","S":"AAPL","n":2}'
+    cancel, new = b'{"T":"x","S":"AAPL","i":1}', b'{"T":"zz","S":"AAPL"}'
+    following.clock.pass_s(1)
+    alpaca.send(b"[ " + b" ,\n".join([odd, quote, bar, cancel, new]) + b" ]")
+    following.until(lambda: all(following.values(k) for k in ("trades", "quotes", "bars", "corrections", "other")))
+    assert [[odd], [quote], [bar], [cancel], [new]] == [
+        following.values(k) for k in ("trades", "quotes", "bars", "corrections", "other")
+    ]
+    (trade,) = following.said["trades"]
+    assert (0, b"MSFT", "create") == (trade.offset, trade.key, trade.timestamp_type)
+    received = following.clock.ns()
+    assert received // 1_000_000 == trade.timestamp_ms
+    assert {
+        "headrace.received_ns": b"%d" % received,
+        "headrace.connection": b"p-1",
+        "headrace.sequence": b"1",
+    } == dict(trade.headers)
+
+
+POISON = [
+    b"",
+    b"{",
+    b"[1,",
+    b"null",
+    b"[]",
+    b"[null,7]",
+    b"\xff\xfe",
+    b'{"T":7}',
+    b'[{"T":"t","S":7}]',
+    b"[[1]]",
+    b'"a"',
+    b"[" * 2000,
+]
+
+ARRAYS = {b"[null,7]": [b"null", b"7"], b'[{"T":"t","S":7}]': [b'{"T":"t","S":7}'], b"[[1]]": [b"[1]"]}
+"""What is an array of messages, though none of them is one."""
+
+
+def test_poison_is_kept(alpaca: AlpacaExchange, coinbase: CoinbaseExchange, plain: PlainExchange, follow):
+    """Whatever an exchange sends is kept to the byte, and the connection goes on: as messages where it is an array of them."""
+    for exchange, feed in (
+        (alpaca, stocks(alpaca)),
+        (coinbase, products(coinbase)),
+        (plain, any_feed(plain, kind="T", items="data", sequence="n")),
+    ):
+        following = begun(follow(feed), exchange)
+        for frame in POISON:
+            exchange.send(frame, text=False)
+        exchange.send(b'{"end":1}')
+        following.until(lambda f=following: f.values("other")[-1:] == [b'{"end":1}'])
+        assert [m for frame in POISON for m in ARRAYS.get(frame, [frame])] == following.values("other")[:-1]
+        assert 1 == exchange.connections
+
+
+def test_flood(alpaca: AlpacaExchange, follow):
+    """100,000 messages in arrays of 100 all come, in order, through a backlog of a hundredth of them; nobody is dropped."""
+    following = begun(follow(stocks(alpaca), queue_bytes=200_000), alpaca)
+    frames = [json.dumps([alpaca_trade(i * 100 + j) for j in range(100)]).encode() for i in range(50)]
+    sending = threading.Thread(target=lambda: [alpaca.send(frame) for frame in frames * 20])
+    sending.start()
+    following.until(lambda: len(following.said.get("trades", ())) == 100_000)
+    sending.join()
+    assert [json.loads(v)["i"] for v in following.values("trades")[:7_000]] == [*range(5_000), *range(2_000)]
+    assert [r.offset for r in following.said["trades"]] == list(range(100_000))
+    assert 1 == alpaca.connections
+
+
+# ---- connections that end -------------------------------------------------------------------------------------
+
+
+def lost_and_back(following: Following, exchange: Exchange, cause: str, *, wait_s: float = 1.0) -> dict[str, Any]:
+    """Wait until a gap of this cause is open, let the wait pass, and return the gap when it has ended."""
+    following.until(lambda: cause in [g["cause"] for g in following.gaps() if g["to"] is None])
+    following.until(lambda: bool(following.clock.waits))
+    assert wait_s == following.clock.waits[-1]
+    exchange.wait(lambda: not exchange._open)  # it has forgotten the one before
+    seen = exchange.connections
+    following.clock.pass_s(wait_s)
+    following.until(lambda: exchange.connections > seen and not following.open_gaps())
+    exchange.wait_for_clients()
+    return following.gaps()[-1]
+
+
+@pytest.mark.parametrize(
+    ("fault", "cause"),
+    [
+        (lambda e: e.drop(), "broken off"),
+        (lambda e: e.close(1012, "maintenance"), "closed (1012: maintenance)"),
+        (lambda e: e.close(1000, ""), "closed (1000)"),
+        (lambda e: e.send(b"x" * (1 << 20)), "oversized frame"),
+        (lambda e: e.error(407, "slow client"), "error 407: slow client"),
+    ],
+    ids=["dropped", "maintenance", "normal", "oversized", "slow"],
+)
+def test_lost_connection(alpaca: AlpacaExchange, follow, fault: Callable, cause: str):
+    """A connection that ends in any way is followed by another one, subscribed alike; what may be missing between is a gap."""
+    following = begun(follow(stocks(alpaca), max_message_bytes=1 << 19), alpaca)
+    following.clock.pass_s(5)
+    alpaca.publish(alpaca_trade(1))
+    following.until(lambda: bool(following.values("trades")))
+    following.clock.pass_s(5)
+    fault(alpaca)
+    gap = lost_and_back(following, alpaca, cause)
+    assert ("AAPL", "2026-01-02T15:00:05.000000000Z", "2026-01-02T15:00:11.000000000Z") == (
+        gap["symbol"],
+        gap["from"],
+        gap["to"],
+    )
+    assert (cause, False, None, 2) == (gap["cause"], gap["filled"], gap["missing"], gap["revision"])
+    assert alpaca.heard[1] == alpaca.heard[3] == {
+        "action": "subscribe", "trades": ["AAPL"], "quotes": ["AAPL"], "bars": ["AAPL"], "updatedBars": ["AAPL"]
+    }  # fmt: skip
+    alpaca.publish(alpaca_trade(2))
+    following.until(lambda: len(following.values("trades")) == 2)
+    assert b"p-2" == dict(following.said["trades"][1].headers)["headrace.connection"]
+
+
+def test_first_gap(alpaca: AlpacaExchange, follow):
+    """What came before a producer began is not known: its first gap has no beginning, one for each symbol."""
+    following = begun(follow(stocks(alpaca, "AAPL", "MSFT")), alpaca)
+    assert [("AAPL", None, "started"), ("MSFT", None, "started")] == [
+        (g["symbol"], g["from"], g["cause"]) for g in following.gaps()
+    ]
+    assert [b"AAPL", b"MSFT"] * 2 == [r.key for r in following.said["gaps"]]
+
+
+def test_waits_grow(alpaca: AlpacaExchange, follow):
+    """A server that accepts and closes is called less and less often; only a connection that lasted makes waits short again."""
+    alpaca.accepts_and_closes = 3
+    alpaca.refuses = [503]
+    following = follow(stocks(alpaca), reconnect_most_s=4.0, steady_s=10.0)
+    for number, most in enumerate([1.0, 2.0, 4.0, 4.0], 1):
+        following.until(lambda n=number: len(following.clock.waits) == n)
+        assert number == alpaca.connections
+        following.clock.pass_s(most - 0.001)
+        following.poll()
+        assert number == alpaca.connections
+        following.clock.pass_s(0.001)
+    begun(following, alpaca)
+    alpaca.drop()  # after no time at all
+    following.until(lambda: len(following.clock.waits) == 5)
+    lost_and_back(following, alpaca, "broken off", wait_s=4.0)
+    following.clock.pass_s(10.0)
+    alpaca.drop()
+    following.until(lambda: len(following.clock.waits) == 6)
+    assert [1.0, 2.0, 4.0, 4.0, 4.0, 1.0] == following.clock.waits
+
+
+def test_half_open_connection(alpaca: AlpacaExchange, follow):
+    """A connection that is up and answers no ping is given up; without the ping nobody would ever notice."""
+    following = begun(follow(stocks(alpaca), ping_every_s=20.0, ping_timeout_s=15.0), alpaca)
+    alpaca.frozen = True
+    following.clock.pass_s(20)
+    following.until(lambda: following.source._supervisor.connections == 1)
+    for _ in range(4):
+        following.poll()  # the ping is out
+    following.clock.pass_s(15)
+    following.until(lambda: following.open_gaps() == ["AAPL"])
+    assert "no answer for 15 s" == following.gaps()[-1]["cause"]
+    alpaca.frozen = False
+    following.clock.pass_s(1)
+    following.until(lambda: not following.open_gaps())
+    # the other one, silent at night but answering, stays
+    night = Clock(day_ns=1_767_366_000_000_000_000 + 12 * 3600 * 10**9)
+    alpaca.most = 2
+    quiet = begun(follow(stocks(alpaca), clock=night), alpaca)
+    for _ in range(6):
+        night.pass_s(19)
+        for _ in range(3):
+            quiet.poll()
+    assert ["started"] == [g["cause"] for g in quiet.gaps()]
+
+
+def test_silent_while_the_market_is_open(alpaca: AlpacaExchange, follow):
+    """While New York is open a connection that answers pings and sends nothing is a fault; before, at the opening, it is not."""
+    opening = Clock(day_ns=1_767_366_000_000_000_000 - 1_801 * 10**9)  # 09:29:59 in New York
+    following = begun(follow(stocks(alpaca, silence_s=120.0), clock=opening), alpaca)
+    for _ in range(4):  # until 09:31:59
+        opening.pass_s(30)
+        for _ in range(3):
+            following.poll()
+    assert ["started"] == [g["cause"] for g in following.gaps()]
+    opening.pass_s(1)
+    lost_and_back(following, alpaca, "silent for 120 s while the market is open")
+
+
+def test_missing_heartbeat(coinbase: CoinbaseExchange, follow):
+    """Coinbase says something each second: nothing for ten of them is a dead connection, whatever pings say."""
+    following = begun(follow(products(coinbase)), coinbase)
+    for _ in range(3):
+        following.clock.pass_s(9)
+        coinbase.beat()
+        following.poll()
+    following.until(lambda: following.source._supervisor._heard_ns == following.clock.ns())
+    following.clock.pass_s(10)
+    gap = lost_and_back(following, coinbase, "no heartbeat for 10 s")
+    assert "2026-01-02T15:00:27.000000000Z" == gap["from"]
+
+
+def test_slow_subscription(alpaca: AlpacaExchange, follow):
+    """A server that accepts a connection and confirms no subscription is left."""
+    alpaca.frozen = True
+    following = follow(stocks(alpaca), open_timeout_s=0.2, reconnect_first_s=0.001)
+    following.until(lambda: len(following.clock.waits) >= 1)  # even the handshake does not come through
+    alpaca.frozen = False
+    plain = any_feed(alpaca, subscribed="never")
+    other = follow(plain)
+    other.until(lambda: alpaca.heard[-1:] == [{"follow": ["A", "B"]}])
+    other.clock.pass_s(10)
+    other.until(lambda: bool(other.clock.waits))
+    assert ["started"] * 2 == [g["cause"] for g in other.gaps()]
+
+
+def ended(following: Following, message: str) -> str:
+    """Poll and store until the source has nothing more to say than why it ended."""
+    following.until(lambda: following.source._supervisor.error is not None)
+    while len(following.source._backlog):
+        following.poll()
+    following.store()
+    with pytest.raises(ConfigError, match=message) as caught:
+        following.poll()
+    return str(caught.value)
+
+
+# ---- refusals -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("prepare", "feed", "message"),
+    [
+        (
+            lambda e: setattr(e, "key", "another"),
+            stocks,
+            r"refused our credentials \(402: auth failed\).*APCA_API_KEY_ID",
+        ),
+        (lambda e: e.refuses.append(401), stocks, r"refused our credentials \(HTTP 401\).*APCA_API_SECRET_KEY"),
+        (lambda e: e.refuses.append(404), stocks, r"no WebSocket there \(HTTP 404\)"),
+    ],
+    ids=["message", "status", "address"],
+)
+def test_refused(alpaca: AlpacaExchange, follow, prepare: Callable, feed: Callable, message: str):
+    """Who is refused for good is told so, with what to do, and does not call again."""
+    prepare(alpaca)
+    following = follow(feed(alpaca))
+    assert "secret" not in ended(following, message)
+    assert 1 == alpaca.connections
+    assert ["started"] == [g["cause"] for g in following.gaps()]
+
+
+def test_refused_product(coinbase: CoinbaseExchange, follow):
+    """A product that does not exist ends the run; one that is not confirmed does, too."""
+    following = follow(products(coinbase, "BTC-USD", "XXX-USD"))
+    ended(following, "XXX-USD is not a valid product")
+
+
+def test_refused_later(alpaca: AlpacaExchange, follow):
+    """Credentials that are taken away: what was received is stored first, and only then the run ends."""
+    following = begun(follow(stocks(alpaca)), alpaca)
+    alpaca.publish(alpaca_trade(1))
+    following.until(lambda: bool(following.values("trades")))
+    alpaca.key = "another"
+    alpaca.drop()
+    following.until(lambda: bool(following.clock.waits))
+    following.clock.pass_s(1)
+    following.until(lambda: following.source._supervisor.error is not None)
+    for _ in range(3):
+        following.poll()  # nothing was stored yet, so nothing is raised
+    following.store()
+    with pytest.raises(ConfigError, match="402"):
+        following.poll()
+    assert "broken off" == following.gaps()[-1]["cause"]
+    assert following.open_gaps()
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "least_s"),
+    [(429, {"Retry-After": "7"}, 7.0), (429, {}, 60.0), (503, {}, 0.0)],
+)
+def test_asked_to_wait(alpaca: AlpacaExchange, follow, status: int, headers: dict, least_s: float):
+    """An exchange that has too many connections, or is away, is called again after the wait that it asks for."""
+    alpaca.refuses, alpaca.answers = [status], headers
+    following = follow(stocks(alpaca))
+    following.until(lambda: bool(following.clock.waits))
+    following.clock.pass_s(least_s + 0.999)
+    for _ in range(3):
+        following.poll()
+    assert 1 == alpaca.connections
+    following.clock.pass_s(0.001)
+    begun(following, alpaca)
+
+
+def test_connection_limit(alpaca: AlpacaExchange, follow):
+    """One connection at a time: who finds the limit reached waits until the server has forgotten the one before."""
+    first = begun(follow(stocks(alpaca)), alpaca)
+    second = follow(stocks(alpaca), producer="q")
+    second.until(lambda: bool(second.clock.waits))
+    first.source.finish()
+    second.clock.pass_s(90.999)
+    for _ in range(3):
+        second.poll()
+    assert 2 == alpaca.connections
+    second.clock.pass_s(0.001)
+    begun(second, alpaca)
+
+
+def test_credentials_are_not_told(alpaca: AlpacaExchange, follow, caplog: pytest.LogCaptureFixture, monkeypatch):
+    """Neither a log line of any level nor a representation shows a credential; without them it is said which is missing."""
+    monkeypatch.setenv("APCA_API_KEY_ID", "kkk-id")
+    monkeypatch.setenv("APCA_API_SECRET_KEY", "sss-key")
+    alpaca.key, alpaca.secret = "kkk-id", "sss-key"
+    with caplog.at_level(logging.DEBUG):
+        following = begun(follow(stocks(alpaca)), alpaca)
+    told = caplog.text + repr(following.source) + repr(following.source.feed.dialogue())
+    assert "sss-key" not in told
+    assert "kkk-id" not in told
+    assert ["fine", "fine", "fine"] == [f.state for f in following.source.check()]
+    monkeypatch.delenv("APCA_API_SECRET_KEY")
+    with pytest.raises(ConfigError, match="APCA_API_SECRET_KEY is not in the environment"):
+        follow(stocks(alpaca)).poll()
+
+
+# ---- numbers --------------------------------------------------------------------------------------------------
+
+
+def numbered(following: Following) -> list[tuple[object, ...]]:
+    """What the gaps of numbers say: cause, last, next, missing, filled."""
+    names = ("cause", "last_sequence", "next_sequence", "missing", "filled")
+    return [tuple(g[n] for n in names) for g in following.gaps() if g["cause"] != "started"]
+
+
+def test_missing_numbers(coinbase: CoinbaseExchange, follow):
+    """Numbers that are left out are a gap; those that come late fill it; repeated and reversed ones are kept and are none."""
+    following = begun(follow(products(coinbase, "BTC-USD", "ETH-USD")), coinbase)
+    order = [7, 8, 8, 11, 9, 9, 12, 11, 10, 13, 7, 20]
+    for count, n in enumerate(order, 1):
+        following.clock.pass_s(1)
+        coinbase.publish(coinbase_match(n), coinbase_match(count, "ETH-USD"))
+        following.until(lambda count=count: len(following.values("trades")) == 2 * count)
+    assert order == [json.loads(r.value)["trade_id"] for r in following.said["trades"] if r.key == b"BTC-USD"]
+    cause = "numbers are missing"
+    assert [(cause, 8, 11, 0, True), (cause, 13, 20, 6, False)] == numbered(following)
+    first, last = following.gaps()[-2:]
+    assert ["BTC-USD", "2026-01-02T15:00:03.000000000Z", "2026-01-02T15:00:04.000000000Z", 3] == [
+        first[n] for n in ("symbol", "from", "to", "revision")
+    ]
+    assert "2026-01-02T15:00:11.000000000Z" == last["from"]
+
+
+def test_announced_numbers(coinbase: CoinbaseExchange, follow):
+    """A heartbeat names the last trade: what was not sent by then is a gap, told within a second, and 0 says nothing."""
+    following = begun(follow(products(coinbase)), coinbase)
+    coinbase.beat(last_trade_id=41)
+    coinbase.publish(coinbase_match(42))
+    coinbase.beat(last_trade_id=42)
+    coinbase.beat(last_trade_id=0)
+    coinbase.beat(last_trade_id=45)
+    coinbase.publish(coinbase_match(46))
+    following.until(lambda: len(following.values("trades")) == 2)
+    assert [("announced and not sent", 42, 46, 3, False)] == numbered(following)
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "expected"),
+    [([], (42, 43, 0, True)), ([43, 44, 45], (42, 45, 2, False))],
+    ids=["nothing missed", "three trades"],
+)
+def test_numbers_after_a_loss(coinbase: CoinbaseExchange, follow, meanwhile: list[int], expected: tuple):
+    """Behind a lost connection the numbers say how much is missing: nothing, it may turn out."""
+    following = begun(follow(products(coinbase)), coinbase)
+    coinbase.publish(coinbase_match(41), coinbase_match(42))
+    following.until(lambda: len(following.values("trades")) == 2)
+    coinbase.drop()
+    coinbase.publish(*(coinbase_match(n) for n in meanwhile))  # to nobody
+    lost_and_back(following, coinbase, "broken off")
+    if not meanwhile:
+        coinbase.beat(last_trade_id=42)
+    following.until(lambda: following.gaps()[-1]["next_sequence"] is not None)
+    assert [("broken off", *expected)] == numbered(following)
+    # what is sent again on subscribing is a record as any: its contract's key says that it is the same trade
+    assert [41, 42, (meanwhile or [42])[-1]] == [json.loads(v)["trade_id"] for v in following.values("trades")]
+
+
+def test_gap_of_a_gap(coinbase: CoinbaseExchange, follow):
+    """Connections that fail one after the other are one gap, from the last message to the first subscription."""
+    following = begun(follow(products(coinbase)), coinbase)
+    following.clock.pass_s(1)
+    coinbase.publish(coinbase_match(1))
+    following.until(lambda: bool(following.values("trades")))
+    coinbase.refuses = [503, 503]
+    coinbase.drop()
+    for n in (1, 2, 3):
+        following.until(lambda n=n: len(following.clock.waits) == n)
+        following.clock.pass_s(following.clock.waits[-1])
+    following.until(lambda: not following.open_gaps())
+    (_, gap) = following.gaps()
+    assert ("broken off", "2026-01-02T15:00:01.000000000Z", "2026-01-02T15:00:08.000000000Z") == (
+        gap["cause"], gap["from"], gap["to"]
+    )  # fmt: skip
+
+
+# ---- a slow sink, and ends ------------------------------------------------------------------------------------
+
+
+def test_back_pressure(plain: PlainExchange, follow, caplog: pytest.LogCaptureFixture):
+    """
+    What is not taken stays with the exchange: memory is bounded, nothing is dropped, and it is said.
+
+    When the exchange drops us for it, that is a gap, and what was received before is still there.
+    """
+    following = begun(follow(any_feed(plain, sequence="n"), queue_bytes=10_000), plain)
+    backlog, message = following.source._backlog, b'{"s":"A","n":%d,"x":"' + b"x" * 1000 + b'"}'
+    following.source.move(dict.fromkeys(following.source._kinds.values()))  # the pipeline has no memory left
+    sent = 0
+    while not backlog.full:
+        plain.send(message % (sent := sent + 1))
+    for _ in range(100):
+        plain.send(message % (sent := sent + 1))
+    following.poll()
+    assert backlog.held_bytes < 10_000 + 1_200
+    assert "messages" not in following.said
+    following.source.move({p: Start(n, None, 1) for p, n in following.source._next.items()})
+    following.until(lambda: len(following.values("messages")) == sent)
+    assert list(range(1, sent + 1)) == [json.loads(v)["n"] for v in following.values("messages")]
+    assert "feed comes faster than it is stored" in caplog.text
+    following.source.move(dict.fromkeys(following.source._kinds.values()))
+    while not backlog.full:
+        plain.send(message % (sent := sent + 1))
+    plain.drop()
+    following.source.move({p: Start(n, None, 1) for p, n in following.source._next.items()})
+    following.until(lambda: bool(following.clock.waits))
+    following.until(lambda: len(following.open_gaps()) == 2)
+    assert {"broken off (behind)"} == {g["cause"] for g in following.gaps() if g["to"] is None}
+    assert list(range(1, len(following.values("messages")) + 1)) == [
+        json.loads(v)["n"] for v in following.values("messages")
+    ]
+
+
+def test_end(alpaca: AlpacaExchange, follow):
+    """At the end nothing that was received is left behind, and the log says from when on nobody listened."""
+    following = begun(follow(stocks(alpaca)), alpaca)
+    alpaca.publish(*(alpaca_trade(n) for n in range(500)))
+    while len(following.source._backlog) < 500:
+        following.source._backlog.wait_for_room(lambda: True)
+    following.take(following.source.finish())
+    assert 500 == len(following.values("trades"))
+    assert [("stopped", None)] == [(g["cause"], g["to"]) for g in following.gaps() if g["cause"] != "started"]
+    assert () == tuple(following.source.finish())
+
+
+def test_sink_that_stands_elsewhere(alpaca: AlpacaExchange, follow):
+    """What a sink refused, because another one wrote there, is gone, and is told as a gap; numbers go on from where it stands."""
+    following = begun(follow(stocks(alpaca)), alpaca)
+    following.clock.pass_s(1)
+    alpaca.publish(alpaca_trade(1))
+    following.until(lambda: bool(following.values("trades")))
+    following.clock.pass_s(1)
+    trades = Partition("alpaca.iex.trades", 0)
+    following.source.move({trades: Start(500, None, 2)})
+    alpaca.publish(alpaca_trade(2))
+    following.until(lambda: len(following.values("trades")) == 2)
+    assert [0, 500] == [r.offset for r in following.said["trades"]]
+    gap = following.gaps()[-1]
+    assert ("2026-01-02T15:00:01.000000000Z", "2026-01-02T15:00:02.000000000Z") == (gap["from"], gap["to"])
+    assert "not stored" in gap["cause"]

@@ -1,0 +1,362 @@
+"""Feeds by URI and by description, in a pipeline, and New York's calendar."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import attrs
+import pytest
+
+from headrace.contract import Contract
+from headrace.errors import ConfigError, DataError
+from headrace.flush import FlushPolicy
+from headrace.pipeline import Pipeline
+from headrace.plugins.lake.local import FileStore
+from headrace.plugins.lake.sink import LakeSink
+from headrace.plugins.market.alpaca import Alpaca, AlpacaSource
+from headrace.plugins.market.coinbase import CoinbaseSource
+from headrace.plugins.market.contracts import Gap
+from headrace.plugins.market.json_feed import JsonFeed, JsonFeedSource
+from headrace.plugins.market.sessions import is_open, opened
+from headrace.plugins.market.source import FeedSource
+from headrace.plugins.market.venues import AlpacaBar, AlpacaQuote, AlpacaTrade, CoinbaseQuote, CoinbaseTrade
+from headrace.records import Extent, Identity, Partition
+from headrace.registry import Registry
+from headrace.rows import Rejected, row
+from headrace.sink import Sink
+from headrace.testing.servers.exchange import (
+    AlpacaExchange,
+    CoinbaseExchange,
+    PlainExchange,
+    alpaca_trade,
+    coinbase_match,
+)
+
+
+@pytest.fixture(autouse=True)
+def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("APCA_API_KEY_ID", "key")
+    monkeypatch.setenv("APCA_API_SECRET_KEY", "secret")
+
+
+# ---- by URI ---------------------------------------------------------------------------------------------------
+
+
+def test_uris(tmp_path: Path):
+    """A feed, its symbols and its settings are one line of text; symbols may stand in a file."""
+    registry = Registry.discover()
+    stocks = registry.source("alpaca://sip/AAPL,MSFT?kinds=trades,quotes&silence_s=30s&queue_bytes=1MiB&producer=a")
+    assert isinstance(stocks, AlpacaSource)
+    assert Alpaca(symbols=("AAPL", "MSFT"), feed="sip", wanted=("trades", "quotes"), silence_s=30.0) == stocks.feed
+    assert (1 << 20, "a", "wss://stream.data.alpaca.markets/v2/sip") == (
+        stocks.queue_bytes,
+        stocks.producer,
+        stocks.feed.url(),
+    )
+    streams = [f"alpaca.sip.{kind}" for kind in ("trades", "corrections", "quotes", "other", "gaps")]
+    assert streams == [p.stream for p in stocks.extents()]
+    assert [("AAPL",), ("FAKEPACA",)] == [registry.source(f"alpaca://{u}").feed.symbols for u in ("iex", "test")]
+    (tmp_path / "symbols").write_text("# tech\nMSFT\n\nAAPL\nNVDA\n")
+    listed = registry.source(f"alpaca://iex/AAPL?symbols_file={tmp_path}/symbols")
+    assert ("AAPL", "MSFT", "NVDA") == listed.feed.symbols
+    coins = registry.source("coinbase://BTC-USD,ETH-USD?stream=coins")
+    assert isinstance(coins, CoinbaseSource)
+    assert ["coins.trades", "coins.other", "coins.gaps"] == [p.stream for p in coins.extents()]
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("alpaca://nyse/AAPL", "'iex', 'sip'"),
+        ("alpaca://key:secret@iex/AAPL", "APCA_API_KEY_ID"),
+        ("alpaca://iex/AAPL?kinds=books", "kinds=books, expected some of trades, quotes, bars"),
+        ("alpaca://iex/AAPL?feed=sip", "no setting 'feed'"),
+        ("coinbase://?kinds=trades", "found no symbol"),
+        ("coinbase://BTC-USD?symbols_file=/nowhere", "/nowhere cannot be read"),
+        ("websocket://feed.toml", "three slashes"),
+        ("websocket:///nowhere.toml", "cannot be read"),
+    ],
+)
+def test_wrong_uri(uri: str, message: str):
+    """A wrong setting is told before anything is connected to."""
+    with pytest.raises(ConfigError, match=message):
+        Registry.discover().source(uri)
+
+
+# ---- by description -------------------------------------------------------------------------------------------
+
+DESCRIBED = """
+name = "finnhub"
+address = "ADDRESS/?token=${FINNHUB_TOKEN}"
+symbols = ["AAPL"]
+send = ['{"type":"subscribe","symbol":"{symbol}"}']
+kind = "type"
+items = "data"
+symbol = "s"
+streams = {trade = "trades"}
+control = ["subscribed"]
+replies = {ping = '{"type":"pong"}'}
+lost = ["error"]
+http = {X-Token = "${FINNHUB_TOKEN}"}
+heartbeat_s = 90.0
+"""
+
+
+def test_described_feed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A feed that nobody wrote a plugin for: its envelopes, symbols, pings and keys are said in fourteen lines."""
+    monkeypatch.setenv("FINNHUB_TOKEN", "fff")
+    with PlainExchange() as exchange:
+        (tmp_path / "feed.toml").write_text(DESCRIBED.replace("ADDRESS", exchange.address))
+        source = Registry.discover().source(f"websocket://{tmp_path}/feed.toml?symbols=AAPL,MSFT")
+        assert isinstance(source, JsonFeedSource)
+        assert "fff" not in repr(source)
+        feed = source.feed
+        assert (exchange.address + "/?token=fff", {"X-Token": "fff"}) == (feed.url(), feed.headers())
+        assert exchange.address + "/" == feed.safe_url
+        words = ['{"type":"subscribe","symbol":"AAPL"}', '{"type":"subscribe","symbol":"MSFT"}']
+        assert words == list(feed.dialogue().begin().replies)
+        heard = feed.dialogue().hear(b'{"data":[{"p":1.50,"s":"AAPL"} , {"s":"MSFT"}],"type":"trade"}')
+        (messages,) = heard.messages
+        assert ("trades", [b'{"p":1.50,"s":"AAPL"}', b'{"s":"MSFT"}'], ["AAPL", "MSFT"], None) == (
+            messages.kind,
+            messages.values,
+            messages.symbols,
+            messages.numbers,
+        )
+        assert (['{"type":"pong"}'], []) == (
+            (ping := feed.dialogue().hear(b'{"type":"ping"}')).replies,
+            list(ping.messages),
+        )
+        assert "other" == feed.dialogue().hear(b'{"type":"news"}').messages[0].kind
+    monkeypatch.delenv("FINNHUB_TOKEN")
+    assert [("wrong", "FINNHUB_TOKEN"), ("fine", "feed")] == [(f.state, f.subject) for f in source.check()]
+    with pytest.raises(ConfigError, match="FINNHUB_TOKEN is not in the environment"):
+        source.feed.url()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("nme = 'x'", "found nme, expected some of address, control"),
+        ("name = 'x'\naddress = 'http://x'\nsymbols = ['A']", "expected ws://"),
+        ("name = 'x'\naddress = 'ws://x'", "found no symbols"),
+        ("name = 'x'\naddress = 'ws://x'\nsymbols = ['A']\nkind = 'k'\nstreams = {a = 'gaps'}", "the source's own"),
+        ("name = ", "expected TOML"),
+    ],
+)
+def test_wrong_description(tmp_path: Path, wrong: str, message: str):
+    """A description that cannot be meant is told where it is written."""
+    (tmp_path / "feed.toml").write_text(wrong)
+    with pytest.raises(ConfigError, match=message):
+        JsonFeed.read(tmp_path / "feed.toml")
+
+
+# ---- contracts ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kept", "value", "wrong"),
+    [
+        (
+            AlpacaTrade,
+            json.dumps(alpaca_trade(1)).encode(),
+            b'{"T":"x","S":"GOOGL","i":465,"x":"D","p":105.31,"s":300}',
+        ),
+        (
+            AlpacaQuote,
+            b'{"T":"q","S":"AMD","bx":"K","bp":91.95,"bs":2,"ax":"Q","ap":91.98,"as":1,"c":["R"],"z":"C","t":"2023-04-06T11:54:26.838232225Z"}',
+            b'{"T":"q","S":"AMD"}',
+        ),
+        (
+            AlpacaBar,
+            b'{"T":"b","S":"SPY","o":388.985,"h":389.13,"l":388.975,"c":389.12,"v":49378,"n":461,"vw":389.062639,"t":"2021-02-22T19:15:00Z"}',
+            b'{"T":"b","S":"SPY","o":2,"h":1,"l":1,"c":1,"v":1,"n":1,"t":"2021-02-22T19:15:00Z"}',
+        ),
+        (CoinbaseTrade, json.dumps(coinbase_match(1)).encode(), b'{"type":"match","price":"1"}'),
+        (
+            CoinbaseQuote,
+            b'{"type":"ticker","sequence":37475248783,"product_id":"ETH-USD","price":"1285.22","best_bid":"1285.04","best_bid_size":"0.46688654","best_ask":"1285.27","best_ask_size":"1.56637040","time":"2022-10-19T23:28:22.061769Z","trade_id":370843401}',
+            b'{"type":"ticker"}',
+        ),
+        (
+            Gap,
+            b'{"id":"p-1","revision":1,"feed":"coinbase","producer":"p","symbol":"BTC-USD","from":null,"to":"2026-01-02T15:00:00.000000000Z","last_sequence":null,"next_sequence":null,"missing":null,"cause":"started","filled":false}',
+            b"{}",
+        ),
+    ],
+    ids=["trade", "quote", "bar", "match", "ticker", "gap"],
+)
+def test_contracts_take_what_feeds_send(kept: type, value: bytes, wrong: bytes):
+    """The built-in contracts take messages as the exchanges document them, and not others."""
+    assert not isinstance(row(Contract.of(kept), value), Rejected)
+    assert isinstance(row(Contract.of(kept), wrong), Rejected)
+
+
+# ---- in a pipeline --------------------------------------------------------------------------------------------
+
+
+@attrs.define(eq=False)
+class Running:
+    """A pipeline in a thread of its own."""
+
+    pipeline: Pipeline
+    error: BaseException | None = None
+    thread: threading.Thread | None = None
+
+    def begin(self) -> Running:
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+        return self
+
+    def _run(self) -> None:
+        try:
+            self.pipeline.run()
+        except BaseException as error:  # noqa: BLE001 - the test looks at it
+            self.error = error
+
+    def stop(self) -> BaseException | None:
+        self.pipeline.stop()
+        assert self.thread is not None
+        self.thread.join(30)
+        assert not self.thread.is_alive()
+        return self.error
+
+
+@pytest.fixture
+def exchange() -> Iterator[CoinbaseExchange]:
+    with CoinbaseExchange() as made:
+        yield made
+
+
+def coins(exchange: CoinbaseExchange, **settings) -> FeedSource:
+    return Registry.discover().source(
+        f"coinbase://BTC-USD?address={exchange.address}" + "".join(f"&{n}={v}" for n, v in settings.items())
+    )
+
+
+def lines(lake: Path, stream: str) -> list[dict]:
+    """What a lake holds of a stream, by hand."""
+    found = [
+        json.loads(line)
+        for path in sorted(lake.glob(f"{stream}/partition=0/*.jsonl.gz"))
+        for line in gzip.decompress(path.read_bytes()).splitlines()
+    ]
+    assert list(range(len(found))) == [line["offset"] for line in found]
+    return found
+
+
+def test_feed_into_a_lake(exchange: CoinbaseExchange, tmp_path: Path):
+    """Run after run the offsets go on; what was received is stored when a run is stopped, and the time between is a gap."""
+    for number in range(2):
+        source = coins(exchange, producer=f"p{number}")
+        sink = LakeSink(store=FileStore(root=tmp_path))
+        running = Running(Pipeline(source=source, sink=sink, flush=FlushPolicy(age_s=0.05))).begin()
+        exchange.wait_for_clients()
+        exchange.publish(*(coinbase_match(n) for n in range(1 + 100 * number, 101 + 100 * number)))
+        exchange.wait(lambda: bool(exchange._open))
+        while source._supervisor.gaps._numbers.get("BTC-USD") != 100 * number + 100:
+            threading.Event().wait(0.01)
+        assert running.stop() is None
+    trades = lines(tmp_path, "coinbase.trades")
+    assert [*range(1, 101), 100, *range(101, 201)] == [line["value"]["trade_id"] for line in trades]
+    gaps = {g["id"]: g for g in (line["value"] for line in lines(tmp_path, "coinbase.gaps"))}
+    assert ["started", "stopped", "started", "stopped"] == [g["cause"] for g in gaps.values()]
+    assert gaps["p0-2"]["from"] is not None
+
+
+class Refusing(Sink):
+    """Takes no record of one stream."""
+
+    def __init__(self, inner: Sink, stream: str) -> None:
+        self.inner, self.stream = inner, stream
+
+    def bind(self, extents):
+        return self.inner.bind(extents)
+
+    def positions(self, hints):
+        return self.inner.positions(hints)
+
+    def draft(self, partition: Partition, position: int, buffer_bytes: int):
+        if partition.stream == self.stream:
+            raise DataError("not this one")
+        return self.inner.draft(partition, position, buffer_bytes)
+
+
+def test_stopped_partition_ends_the_run(exchange: CoinbaseExchange, tmp_path: Path):
+    """A stream of a feed that cannot be stored ends the run, which says why: the others are stored before."""
+    sink = Refusing(LakeSink(store=FileStore(root=tmp_path)), "coinbase.trades")
+    running = Running(Pipeline(source=coins(exchange), sink=sink)).begin()
+    exchange.wait_for_clients()
+    exchange.publish(coinbase_match(1))
+    assert running.thread is not None
+    running.thread.join(30)
+    assert isinstance(running.error, DataError)
+    assert ["started", "started", "stopped"] == [line["value"]["cause"] for line in lines(tmp_path, "coinbase.gaps")]
+
+
+def test_a_feed_has_no_end(exchange: CoinbaseExchange, tmp_path: Path):
+    """A bounded run of a feed would never end, and is refused before it begins."""
+    with pytest.raises(ConfigError, match="a live feed has none"):
+        Pipeline(source=coins(exchange), sink=LakeSink(store=FileStore(root=tmp_path)), until_end=True)
+
+
+def test_identity_is_the_same_every_time(exchange: CoinbaseExchange):
+    """A feed is the same stream in every run: a lake that is pinned to it takes it again."""
+    first, second = (coins(exchange).extents() for _ in range(2))
+    assert first == second
+    assert Identity("feed", "coinbase.trades", "read_committed", 1) == first[Partition("coinbase.trades", 0)].identity
+    assert isinstance(first[Partition("coinbase.gaps", 0)], Extent)
+
+
+# ---- New York -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("moment", "expected"),
+    [
+        ("2026-01-02T14:29:59", False),
+        ("2026-01-02T14:30:00", True),
+        ("2026-01-02T20:59:59", True),
+        ("2026-01-02T21:00:00", False),
+        ("2026-01-03T15:00:00", False),  # Saturday
+        ("2026-01-01T15:00:00", False),  # New Year
+        ("2026-04-03T15:00:00", False),  # Good Friday
+        ("2026-07-03T15:00:00", False),  # the Fourth is a Saturday
+        ("2026-11-27T17:59:59", True),  # the day after Thanksgiving closes at 13:00
+        ("2026-11-27T18:00:00", False),
+        ("2026-12-24T17:30:00", True),
+        ("2026-12-24T18:30:00", False),
+        ("2026-03-06T14:29:00", False),  # winter time still
+        ("2026-03-09T13:30:00", True),  # summer time: an hour earlier in UTC
+        ("2026-03-09T13:29:59", False),
+        ("2026-10-30T13:30:00", True),
+        ("2026-11-02T13:30:00", False),  # winter time again
+        ("2026-11-02T14:30:00", True),
+        ("2026-01-03T02:00:00", False),  # Friday evening in New York, Saturday in UTC
+    ],
+)
+def test_hours(moment: str, expected: bool):
+    """Regular hours by New York's clock and the exchange's calendar: weekends, holidays, half days, both changes of the clock."""
+    assert expected == is_open(datetime.fromisoformat(moment).replace(tzinfo=UTC))
+
+
+def test_opening():
+    """The opening is told in UTC, and none outside of hours."""
+    assert datetime(2026, 3, 9, 13, 30, tzinfo=UTC) == opened(datetime(2026, 3, 9, 19, 0, tzinfo=UTC))
+    assert opened(datetime(2026, 3, 8, 19, 0, tzinfo=UTC)) is None
+
+
+def test_exchange_refuses_another_key(monkeypatch: pytest.MonkeyPatch):
+    """The negative control of the exchange itself: another key is refused by it."""
+    monkeypatch.setenv("APCA_API_KEY_ID", "another")
+    with AlpacaExchange() as exchange:
+        source = AlpacaSource(feed=Alpaca(address=exchange.address))
+        source._thread = threading.Thread(target=source._supervisor.run)
+        source._thread.start()
+        source._thread.join(20)
+        assert isinstance(source._supervisor.error, ConfigError)
