@@ -11,6 +11,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from headrace.auditing.result import AuditFinding, AuditResult, PartitionAudit, Span
+    from headrace.auditing.run import Audit, audit
     from headrace.chain import Chain
     from headrace.errors import (
         CommitUnknownError,
@@ -70,12 +72,16 @@ if TYPE_CHECKING:
     from headrace.sink import Draft, Guarantee, Sink
     from headrace.source import Holes, Owner, Source
     from headrace.store import Page, Store, StoredObject
+    from headrace.tally import LedgerRow, Stored, StoredRow, Stray, Tally
     from headrace.uri import URI
 
     __version__: str
 
 __all__ = [
     "URI",
+    "Audit",
+    "AuditFinding",
+    "AuditResult",
     "Batch",
     "BelowLog",
     "Census",
@@ -103,6 +109,7 @@ __all__ = [
     "Holes",
     "Identity",
     "IdentityError",
+    "LedgerRow",
     "Line",
     "Load",
     "LoadProgress",
@@ -114,6 +121,7 @@ __all__ = [
     "Owner",
     "Page",
     "Partition",
+    "PartitionAudit",
     "Pipeline",
     "Plugin",
     "PluginError",
@@ -135,18 +143,34 @@ __all__ = [
     "SinkUnavailableError",
     "Source",
     "SourceUnavailableError",
+    "Span",
     "Start",
     "Store",
+    "Stored",
     "StoredObject",
+    "StoredRow",
+    "Stray",
+    "Tally",
     "TimestampType",
     "TooManyRejectedError",
     "Trailer",
     "TransientError",
     "__version__",
+    "audit",
     "hookimpl",
 ]
 
 _HOMES = {
+    "headrace.auditing.result": (
+        "AuditFinding",
+        "AuditResult",
+        "PartitionAudit",
+        "Span",
+    ),
+    "headrace.auditing.run": (
+        "Audit",
+        "audit",
+    ),
     "headrace.chain": ("Chain",),
     "headrace.errors": (
         "CommitUnknownError",
@@ -239,6 +263,13 @@ _HOMES = {
         "Page",
         "Store",
         "StoredObject",
+    ),
+    "headrace.tally": (
+        "LedgerRow",
+        "Stored",
+        "StoredRow",
+        "Stray",
+        "Tally",
     ),
     "headrace.uri": ("URI",),
 }

@@ -13,6 +13,7 @@ from headrace.errors import ConfigError, CorruptSegmentError, DataError
 from headrace.formats import Format
 from headrace.records import Partition
 from headrace.segment import Segment
+from headrace.tally import Stored, Tally
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -426,6 +427,39 @@ class Loader(ABC):
     def census(self, line: Line, start: int, end: int) -> Census | None:
         """Count what the target holds of ``[start, end)`` of a line; None: this loader cannot tell."""
         return None
+
+    def tally(self, dataset_id: str, stream: str) -> Tally | None:
+        """
+        Count what the tables hold of a dataset beside what the ledger says, in one transaction; for `headrace audit`.
+
+        Nothing is made or changed.
+
+        Returns:
+            None: there is no such target.
+
+        Raises:
+            ConfigError: This loader cannot tell.
+            SinkUnavailableError: As for `positions`.
+        """
+        raise ConfigError(f"{self.target}: this loader does not count its tables; an audit cannot look into them")
+
+    def stored(self, line: Line, start: int, end: int, *, cells: bool = True) -> Stored:
+        """
+        Read what the tables hold of ``[start, end)`` of a line, at one moment; for `headrace audit --deep`.
+
+        Args:
+            line: The partition, the dataset and the target.
+
+            start: From this offset on.
+
+            end: Before this one.
+
+            cells: Every column of the contract, moments as nanoseconds since the Unix epoch. False: the contract is not known.
+
+        Raises:
+            ConfigError: As for `tally`, and so is SinkUnavailableError.
+        """
+        raise ConfigError(f"{self.target}: this loader does not read its rows; an audit cannot compare them")
 
     def check(self) -> Iterable[Finding]:
         """Say whether the warehouse is fit to be loaded, for `headrace doctor`: nothing is made. Errors as `Source.check`."""

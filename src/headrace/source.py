@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from headrace.errors import ConfigError
 from headrace.finding import Finding
 
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from headrace.records import Event, Extent, Hint, Identity, Partition, Start
+    from headrace.records import Batch, Event, Extent, Hint, Identity, Partition, Start
 
 Holes = Literal["aborted", "no record", "unknown"]
 
@@ -112,6 +113,28 @@ class Source(ABC):
     def holes(self, partition: Partition, start: int, end: int) -> Holes:
         """Say why ``[start, end)`` holds no record, as far as the source can tell."""
         return "unknown"
+
+    def reread(self, partition: Partition, start: int, end: int, *, aborted: bool = False) -> Iterator[Batch]:
+        """
+        Yield what the log has now of ``[start, end)``, ascending, beside everybody who reads it: for `headrace audit`.
+
+        No group is joined, and no reader is disturbed. Where the log begins above *start*, it begins there. May be called from
+        several threads at once.
+
+        Args:
+            partition: Of it.
+
+            start: The first offset.
+
+            end: Before this one.
+
+            aborted: Records of transactions that were aborted as well.
+
+        Raises:
+            ConfigError: This source cannot, before anything is yielded.
+            SourceUnavailableError: It did not answer; what was yielded is right.
+        """
+        raise ConfigError(f"{type(self).__name__} cannot be read again beside its readers")
 
     def check(self) -> Iterable[Finding]:
         """

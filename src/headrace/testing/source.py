@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import attrs
@@ -126,6 +126,12 @@ class MemorySource(Source):
         if fates == {"aborted"}:
             return "aborted"
         return "no record" if fates <= {"marker", "compacted", "aborted"} else "unknown"
+
+    def reread(self, partition: Partition, start: int, end: int, *, aborted: bool = False) -> Iterator[Batch]:
+        log, fates = self.log.logs[partition.number], ("record", "aborted") if aborted else ("record",)
+        for entry in list(log.entries[max(start, log.low) : end]):
+            if entry.record is not None and entry.fate in fates:
+                yield Batch.of(partition, [entry.record], assignment=0)
 
     def close(self) -> None:
         self.closed = True

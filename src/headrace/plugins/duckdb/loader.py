@@ -36,6 +36,7 @@ from headrace.loader import (
 from headrace.logs import event as log_event
 from headrace.plugins.duckdb import views
 from headrace.plugins.duckdb.alter import changes
+from headrace.plugins.duckdb.audit import stored, tally
 from headrace.plugins.duckdb.bars import bars_statements, descriptions
 from headrace.plugins.duckdb.connection import connected
 from headrace.plugins.duckdb.doctor import check_file
@@ -45,6 +46,7 @@ from headrace.plugins.duckdb.redrive import spool_quarantine, take_back
 from headrace.plugins.duckdb.replaced import close, predecessors, refuse_replaced, successor
 from headrace.plugins.duckdb.rows import inserted, prepare, write_rows
 from headrace.plugins.duckdb.tables import HELD, LINEAGE, PLACE, expected, quarantine, refuse_taken, statements
+from headrace.tally import Stored, Tally
 from headrace.typed.columns import declared, quoted
 from headrace.typed.engine import engine
 from headrace.typed.fields import new_fields
@@ -255,6 +257,17 @@ class DuckDBLoader(Loader):
                 {**within, "target": self.target},
             ).fetchall()
             return Census(rows, refused, max(0, records - rows - refused))
+
+    def tally(self, dataset_id: str, stream: str) -> Tally | None:
+        if not self.database.exists():
+            return None
+        with self._opened() as connection:
+            return tally(connection, self.target, self._contract.key, dataset_id, stream)
+
+    def stored(self, line: Line, start: int, end: int, *, cells: bool = True) -> Stored:
+        contract = Contract.of(self.contract) if cells else None
+        with self._opened() as connection:
+            return stored(connection, self.target, contract, (line.dataset_id, line.partition), start, end)
 
     def check(self) -> Iterator[Finding]:
         return check_file(self)

@@ -17,9 +17,10 @@ from headrace.plugins.kafka.doctor import check_source
 from headrace.plugins.kafka.group import Member
 from headrace.plugins.kafka.places import Places, Unexplained
 from headrace.plugins.kafka.reading import Reading
+from headrace.plugins.kafka.reread import reread
 from headrace.plugins.kafka.settings import classic_only, consumer_settings
 from headrace.plugins.kafka.starts import start_time_ms
-from headrace.records import Event, Extent, Hint, Identity, Partition, Start
+from headrace.records import Batch, Event, Extent, Hint, Identity, Partition, Start
 from headrace.source import Owner, Source
 
 if TYPE_CHECKING:
@@ -157,6 +158,10 @@ class KafkaSource(Source):
 
     def acknowledge(self, hints: Mapping[Partition, Hint]) -> None:
         self._member.acknowledge(hints)
+
+    def reread(self, partition: Partition, start: int, end: int, *, aborted: bool = False) -> Iterator[Batch]:
+        settings = connection(self._settings("classic"))
+        return reread(settings, partition, start, end, aborted=aborted, timeout_s=self.request_timeout_s)
 
     def check(self) -> Iterator[Finding]:
         return check_source(self)

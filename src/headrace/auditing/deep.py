@@ -1,0 +1,246 @@
+"""A partition to the byte: each object's lines, the log's records beside them, the table's rows beside them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import attrs
+
+from headrace.auditing.asked import Asked
+from headrace.auditing.chains import Judged, Link, View, noted_until
+from headrace.auditing.keys import Newest
+from headrace.auditing.objects_deep import Reading
+from headrace.auditing.records_deep import Comparison, can_reread
+from headrace.auditing.result import AuditFinding, Hole
+from headrace.auditing.rows_deep import RowComparison
+from headrace.auditing.tables import loads
+from headrace.contract import Contract
+from headrace.errors import HeadraceError
+from headrace.loader import Line as LedgerLine
+from headrace.records import Extent, Partition
+from headrace.retry import Retry
+from headrace.tally import LedgerRow, Tally
+
+
+@attrs.frozen
+class Deep:
+    """
+    What was found in a partition.
+
+    Attributes:
+        findings: What is wrong.
+
+        remarks: What was not looked at.
+
+        compared: Records that were compared with the log.
+
+        holes: By class.
+    """
+
+    findings: Sequence[AuditFinding]
+    remarks: Sequence[str]
+    compared: int | None
+    holes: Mapping[Hole, int]
+
+
+@attrs.define(kw_only=True, eq=False)
+class Examination:
+    """
+    Everything that is looked at of one partition.
+
+    Attributes:
+        audit: Asks.
+
+        judged: Its chain.
+
+        seen: Its listing.
+
+        partition: Its name.
+
+        extent: Of its log; None: it is not compared with one.
+
+        tally: Of the target; None: there is none.
+
+        wanted: Which offsets are meant.
+
+        newest: Takes the rows of a table with a key; None: there is none.
+    """
+
+    audit: Asked
+    judged: Judged
+    seen: View
+    partition: Partition
+    extent: Extent | None
+    tally: Tally | None
+    wanted: tuple[int, int | None]
+    newest: Newest | None
+    remarks: list[str] = attrs.field(factory=list, init=False)
+    findings: list[AuditFinding] = attrs.field(factory=list, init=False)
+    position: int = attrs.field(default=0, init=False)
+
+    def run(self, pool: ThreadPoolExecutor) -> Deep:
+        """Read object by object, the next one while this one is looked at."""
+        links = [link for link in self.judged.links if self._is_wanted(link)]
+        comparison = self._comparison(links)
+        rows = self._loads()
+        for link, body in self._bodies(pool, links):
+            if link.start > self.position:
+                comparison.skip(link.start)
+            self._object(Reading(link, self.partition.number, body), comparison, rows.get(link.start))
+            self.audit.observe(link)
+        told = [(f.start, f.end) for f in self.findings if f.where == "lake"]
+        self.findings += [f for f in comparison.findings if not any(a < f.end and f.start < b for a, b in told)]
+        if comparison.gone:
+            self.remarks.append(
+                f"partition {self.partition.number}: the log has {comparison.gone:,} of the records no more (compaction or"
+                " retention); they were not compared with it"
+            )
+        compared = None if comparison.source is None else comparison.compared
+        return Deep(self.findings, self.remarks, compared, comparison.holes)
+
+    def _is_wanted(self, link: Link) -> bool:
+        said = link.said
+        start, end = self.wanted
+        return said is not None and said.end > start and (end is None or link.start < end)
+
+    def _comparison(self, links: Sequence[Link]) -> Comparison:
+        first = links[0].said.first if links and links[0].said is not None else 0
+        source, extent = self.audit.source, self.extent
+        if source is not None and extent is not None:
+            why = can_reread(source, self.partition, extent.low)
+            if why:
+                self.remarks.append(f"records were not compared with the log one by one: {why}")
+                source = None
+        end = min(self.judged.end, extent.end) if extent is not None else 0
+        low = None if extent is None or source is None else extent.low
+        return Comparison(partition=self.partition, begin=first, low=low, end=end, source=source)
+
+    def _loads(self) -> dict[int, LedgerRow]:
+        return {} if self.tally is None else {row.start: row for row in loads(self.tally, self.partition)}
+
+    def _bodies(self, pool: ThreadPoolExecutor, links: Sequence[Link]) -> Iterator[tuple[Link, bytes | None]]:
+        asked = Retry(for_s=self.audit.retry_for_s)
+
+        def read(link: Link) -> Future[bytes | None]:
+            return pool.submit(lambda: asked(lambda: self.audit.store.read(link.named.item.key)))
+
+        ahead = read(links[0]) if links else None
+        for i, link in enumerate(links):
+            assert ahead is not None, "one is always on its way"  # noqa: S101 - our own state
+            body = ahead.result()
+            ahead = read(links[i + 1]) if i + 1 < len(links) else None
+            yield link, body
+
+    def _object(self, reading: Reading, comparison: Comparison, load: LedgerRow | None) -> None:
+        said = reading.said
+        rows = self._rows(load) if load is not None and load.digest == said.digest else None
+        position = said.start
+        for line in reading.lines():
+            offset = line.record.offset
+            self._holes(comparison, reading, position, offset)
+            comparison.record(line.record)
+            if rows is not None:
+                rows.record(line)
+            position = offset + 1
+        self.position = said.end
+        if not reading.is_whole:
+            self.findings += self._confirmed(reading)
+            comparison.skip(said.end)
+        elif rows is not None:
+            rows.close()
+        if rows is not None:
+            self.findings += rows.findings
+
+    def _confirmed(self, reading: Reading) -> list[AuditFinding]:
+        """An object that is gone may have been expired meanwhile: oldest first, and never the newest."""
+        if reading.body is None and self.seen.listing.segments and reading.link is not self.judged.links[-1]:
+            return [] if self._is_expired(reading.link) else reading.findings
+        return reading.findings
+
+    def _is_expired(self, link: Link) -> bool:
+        from headrace.auditing.objects import listing, root_of  # noqa: PLC0415 - rarely needed
+
+        found = listing(self.audit.store, root_of(self.audit.stream, self.audit.epoch), self.partition.number)
+        head = found.segments[0].start if found.segments else 0
+        return link.start < head and any(a <= link.start < b for a, b in found.expired)
+
+    def _holes(self, comparison: Comparison, reading: Reading, start: int, end: int) -> None:
+        if start >= end:
+            return
+        said = reading.said
+        if start == said.start == 0:
+            comparison.hole(start, end, "before the first segment")
+            return
+        if start == said.start:
+            noted = noted_until(self.seen.listing, start, end)
+            if noted > start:
+                comparison.hole(start, noted, "noted loss")
+                comparison.skip(noted)
+            start = noted
+        if start < end:
+            comparison.hole(start, end)
+
+    def _rows(self, load: LedgerRow) -> RowComparison | None:
+        loader, tally = self.audit.loader, self.tally
+        if loader is None or tally is None:
+            return None
+        contract = Contract.of(loader.contract) if self.audit.typed else None
+        if contract is None:
+            self.remarks.append("rows were looked for and not into: give the contract to compare them cell by cell")
+        elif contract.version != load.version:
+            self.remarks.append(
+                f"rows by version {load.version} of the contract were not looked into: {contract.version} was given"
+            )
+        asked = Retry(for_s=self.audit.retry_for_s)
+        return RowComparison(
+            loader=loader,
+            contract=contract,
+            line=LedgerLine(load.dataset_id, self.partition, tally.target),
+            load=load,
+            keyed=tally.keyed,
+            asked=asked,
+            accepted=None if self.newest is None else self.newest.taking(self.partition),
+        )
+
+
+def examine_all(
+    audit: Asked,
+    judged: Mapping[int, Judged],
+    views: Mapping[int, View],
+    extents: Mapping[Partition, Extent],
+    tally: Tally | None,
+    wanted: Mapping[int, tuple[int, int | None]],
+    pool: ThreadPoolExecutor,
+) -> dict[int, Deep]:
+    """Look at all partitions, a few at once; errors of what does not answer are raised, those of what cannot be asked told."""
+    newest, why = Newest.of(audit, tally, whole=all(w == (0, None) for w in wanted.values()))
+    examinations = {
+        number: Examination(
+            audit=audit,
+            judged=of,
+            seen=views[number],
+            partition=Partition(audit.stream, number),
+            extent=extents.get(Partition(audit.stream, number)),
+            tally=tally,
+            wanted=wanted[number],
+            newest=newest,
+        )
+        for number, of in judged.items()
+    }
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="headrace-audit-deep") as workers:
+        found = dict(zip(examinations, workers.map(lambda e: _examined(e, pool), examinations.values()), strict=True))
+    if why or newest is not None:
+        findings, remarks = ([], [why]) if newest is None else newest.findings()
+        found[-1] = Deep(findings, remarks, None, {})
+    return found
+
+
+def _examined(examination: Examination, pool: ThreadPoolExecutor) -> Deep:
+    try:
+        return examination.run(pool)
+    except HeadraceError as exc:
+        number = examination.partition.number
+        finding = AuditFinding("unknown", "lake", number, 0, 0, f"not all of it could be read: {exc}", "ask again")
+        return Deep([*examination.findings, finding], examination.remarks, None, {})

@@ -1,0 +1,74 @@
+"""Makes an audit from URIs."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import attrs
+
+from headrace.auditing.result import AuditFinding, AuditResult
+from headrace.auditing.run import Audit
+from headrace.chain import streams
+from headrace.errors import ConfigError, TransientError
+from headrace.logs import redacted
+from headrace.registry import Registry
+from headrace.uri import URI
+
+_OF_THE_SINK = ("compression", "format", "guarantee")
+_NO_GROUP = "headrace-audit"
+
+
+def made(
+    stack: ExitStack,
+    lake: str,
+    warehouse: str,
+    *,
+    source: str,
+    stream: str,
+    epoch: str,
+    contract: type | None,
+    registry: Registry | None = None,
+) -> Audit:
+    """Make the audit of what URIs name; the stack closes what it is made of. ConfigError as for `headrace.audit`."""
+    registry = Registry.discover() if registry is None else registry
+    uri = URI.parse(lake)
+    settings = {name: value for name, value in uri.settings.items() if name not in _OF_THE_SINK}
+    stream, epoch = stream or settings.pop("stream", ""), epoch or settings.pop("epoch", "")
+    settings = {name: value for name, value in settings.items() if name not in ("stream", "epoch")}
+    store = registry.store(attrs.evolve(uri, settings=settings))
+    stack.callback(store.close)
+    if not stream:
+        there = sorted({name for name, _ in streams(store)})
+        if len(there) != 1:
+            raise ConfigError(f"{store.place} has {len(there)} streams ({', '.join(there) or 'none'}): name one")
+        [stream] = there
+    loader = None
+    if warehouse:
+        loader = registry.loader(warehouse, contract) if contract is not None else registry.ledger(warehouse)
+        stack.callback(loader.close)
+    log = None
+    if source:
+        of_source = URI.parse(source)
+        if of_source.scheme == "kafka" and "group" not in of_source.settings:
+            # never joined: an audit asks and reads without being a member of anything
+            of_source = attrs.evolve(of_source, settings={**of_source.settings, "group": _NO_GROUP})
+        log = registry.source(of_source)
+        stack.callback(log.close)
+    return Audit(
+        store=store,
+        stream=stream,
+        epoch=epoch,
+        source=log,
+        loader=loader,
+        source_name=redacted(str(URI.parse(source))) if source else "",
+        loader_name=redacted(str(URI.parse(warehouse))) if warehouse else "",
+        typed=contract is not None,
+    )
+
+
+def unanswered(lake: str, stream: str, error: TransientError) -> AuditResult:
+    """The result where not even the names of the streams were to be had."""
+    place = redacted(str(URI.parse(lake)))
+    evidence = f"the lake did not answer: {error}"
+    finding = AuditFinding("unknown", "lake", None, 0, 0, evidence, "see that it can be read, and ask again")
+    return AuditResult(stream, place, findings=[finding])

@@ -1,0 +1,298 @@
+"""What an audit says: a verdict, what was counted, and every finding with its place, its evidence and the next step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+import attrs
+
+Verdict = Literal["complete", "incomplete", "unknown"]
+
+Kind = Literal["gap", "overlap", "duplicate", "corrupt", "foreign", "ahead", "missing", "changed", "behind", "unknown"]
+"""
+What is wrong.
+
+=========== ===============================================================================================
+gap         offsets that no segment covers, or records of the log that their segment does not hold
+overlap     two segments cover the same offsets
+duplicate   the same record, segment or ledger row twice
+corrupt     bytes that are not what their name, trailer or digest says
+foreign     data of another dataset, topic, partition or format
+ahead       further than what it was made from
+missing     what was loaded by the ledger's word and is not there, or is there without the ledger's word
+changed     another content than what it was made from
+behind      on its way; wrong only where everything was asked to have arrived (``caught_up``)
+unknown     could not be told: something did not answer, or the evidence is gone
+=========== ===============================================================================================
+"""
+
+Where = Literal["pin", "source", "lake", "ledger", "rows", "quarantine"]
+
+Hole = Literal["aborted", "no record", "before the first segment", "noted loss", "unverifiable", "not looked at"]
+"""Why an offset below the chain's end holds no record; "no record" is a marker, or compacted."""
+
+State = Literal["expired", "loaded", "in the lake", "in the log", "missing", "not asked for"]
+
+
+@attrs.frozen
+class AuditFinding:
+    """
+    One thing that is wrong, or could not be told.
+
+    Attributes:
+        kind: Its class.
+
+        where: In which store of the stream's data.
+
+        partition: Its number; None where it is about the stream as a whole.
+
+        start: The first offset that it is about.
+
+        end: Before this one.
+
+        evidence: What was found, and what was expected.
+
+        advice: What to do next: a command, or what a person decides.
+    """
+
+    kind: Kind
+    where: Where
+    partition: int | None
+    start: int
+    end: int
+    evidence: str
+    advice: str
+
+    def __str__(self) -> str:
+        place = "" if self.partition is None else f" of partition {self.partition}"
+        return f"{self.kind} in the {self.where}, [{self.start}, {self.end}){place}: {self.evidence}; {self.advice}"
+
+
+@attrs.frozen
+class Span:
+    """
+    A range of offsets on its way.
+
+    Attributes:
+        state: How far it is.
+
+        start: Its first offset.
+
+        end: Before this one.
+
+        records: In it; 0 where that is not known.
+
+        quarantined: Of these, in quarantine.
+    """
+
+    state: State
+    start: int
+    end: int
+    records: int = 0
+    quarantined: int = 0
+
+
+@attrs.frozen
+class PartitionAudit:
+    """
+    What was counted of one partition. None: it was not asked, or did not answer.
+
+    Attributes:
+        number: Of the partition.
+
+        low: Where the log begins.
+
+        log_end: Where it ends, for a reader.
+
+        chain_start: Where the chain begins: above 0 where its head was expired.
+
+        chain_end: Where it ends.
+
+        segments: Of the chain.
+
+        records: In them, as their trailers say; as their lines say where they were read.
+
+        nbytes: Of the objects.
+
+        min_ms: The smallest timestamp.
+
+        max_ms: The largest.
+
+        digest: SHA-256 of the digests of its segments, in their order: two chains with the same digest hold the same bytes.
+
+        ledger_end: How far the warehouse is.
+
+        ledger_records: By the ledger.
+
+        rows: In the table.
+
+        quarantined: In quarantine.
+
+        superseded: Hidden by newer records of their keys.
+
+        compared: Records that were compared with the log, one by one.
+
+        holes: Offsets without a record, by what is known of them.
+
+        spans: The picture of it, ascending.
+    """
+
+    number: int
+    low: int | None = None
+    log_end: int | None = None
+    chain_start: int = 0
+    chain_end: int = 0
+    segments: int = 0
+    records: int = 0
+    nbytes: int = 0
+    min_ms: int | None = None
+    max_ms: int | None = None
+    digest: str = ""
+    ledger_end: int | None = None
+    ledger_records: int | None = None
+    rows: int | None = None
+    quarantined: int | None = None
+    superseded: int | None = None
+    compared: int | None = None
+    holes: Mapping[Hole, int] = attrs.field(factory=dict)
+    spans: Sequence[Span] = ()
+
+    @property
+    def behind_log(self) -> int | None:
+        """Offsets that the log has and the lake not yet; holes at the log's end are among them."""
+        if self.log_end is None or self.low is None:
+            return None
+        return max(0, self.log_end - max(self.low, self.chain_end))
+
+    @property
+    def behind_lake(self) -> int | None:
+        """Offsets that the lake has and the warehouse not yet."""
+        return None if self.ledger_end is None else max(0, self.chain_end - max(self.ledger_end, self.chain_start))
+
+
+@attrs.frozen
+class AuditResult:
+    """
+    The verdict and all that it rests on.
+
+    What is on its way is behind, and does not make a stream incomplete.
+
+    Attributes:
+        stream: Its name.
+
+        lake: Where the lake is, without secrets.
+
+        epoch: Of the dataset; "" for the first one.
+
+        dataset_id: As pinned; "" where there is no pin.
+
+        pin: What else the pin says.
+
+        source: What it was compared with; "" for nothing.
+
+        warehouse: The same.
+
+        deep: Whether bytes were read, and not only names, trailers and counts.
+
+        scope: What of it was asked for; "" for all.
+
+        partitions: Ascending.
+
+        findings: By partition and offset.
+
+        remarks: What was not looked at, and why.
+
+        versions: Of what took part.
+
+        began_at: When, ISO-8601 in UTC.
+
+        elapsed_s: How long it took.
+    """
+
+    stream: str
+    lake: str
+    epoch: str = ""
+    dataset_id: str = ""
+    pin: Mapping[str, object] = attrs.field(factory=dict)
+    source: str = ""
+    warehouse: str = ""
+    deep: bool = False
+    scope: str = ""
+    partitions: Sequence[PartitionAudit] = ()
+    findings: Sequence[AuditFinding] = ()
+    remarks: Sequence[str] = ()
+    versions: Mapping[str, str] = attrs.field(factory=dict)
+    began_at: str = ""
+    elapsed_s: float = 0.0
+
+    @property
+    def verdict(self) -> Verdict:
+        """Incomplete where something is wrong; unknown where something could not be told; else complete."""
+        if any(f.kind != "unknown" for f in self.findings):
+            return "incomplete"
+        return "unknown" if self.findings else "complete"
+
+    @property
+    def exit_code(self) -> int:
+        """0 complete, 1 incomplete, 2 unknown."""
+        return {"complete": 0, "incomplete": 1, "unknown": 2}[self.verdict]
+
+    def document(self) -> dict[str, object]:
+        """Return all of it as what JSON can hold."""
+        partitions = [
+            {**attrs.asdict(p), "behind_log": p.behind_log, "behind_lake": p.behind_lake} for p in self.partitions
+        ]
+        return {
+            "verdict": self.verdict,
+            "exit_code": self.exit_code,
+            **attrs.asdict(self),
+            "partitions": partitions,
+        }
+
+
+def joined(findings: Iterable[AuditFinding]) -> list[AuditFinding]:
+    """Sort findings, leave out what another one says more closely, and make one of those that touch and say the same."""
+    once = {(*_kind(f), f.start, f.end): f for f in reversed(list(findings))}
+    found: list[AuditFinding] = []
+    count = 1
+    for finding in sorted(_closest(once.values()), key=_place):
+        last = found[-1] if found else None
+        if (
+            last is not None
+            and last.end == finding.start
+            and (_kind(last), last.advice) == (_kind(finding), finding.advice)
+        ):
+            count += 1
+            first = last.evidence.rpartition(" (and the ")[0] or last.evidence
+            found[-1] = attrs.evolve(last, end=finding.end, evidence=f"{first} (and the {count - 1:,} behind it)")
+        else:
+            count = 1
+            found.append(finding)
+    return found
+
+
+def _closest(findings: Iterable[AuditFinding]) -> Iterable[AuditFinding]:
+    """Without those that hold another one of their kind: a range in which a row is missing, where the row is known."""
+    by_kind: dict[tuple[object, ...], list[AuditFinding]] = {}
+    for finding in findings:
+        by_kind.setdefault((finding.kind, finding.where), []).append(finding)
+    for alike in by_kind.values():
+        apart = sorted((f for f in alike if f.partition is not None), key=lambda f: (f.partition, f.start, -f.end))
+        yield from (f for f in alike if f.partition is None and (not apart or f.kind not in _SUMMED))
+        for i, finding in enumerate(apart):
+            inside = apart[i + 1] if i + 1 < len(apart) else None
+            if inside is None or inside.partition != finding.partition or inside.end > finding.end:
+                yield finding
+
+
+_SUMMED = ("missing", "duplicate")
+"""What of a table with a key is known as a sum first."""
+
+
+def _kind(finding: AuditFinding) -> tuple[object, ...]:
+    return finding.kind, finding.where, finding.partition
+
+
+def _place(finding: AuditFinding) -> tuple[object, ...]:
+    return -1 if finding.partition is None else finding.partition, finding.start, finding.where, finding.kind

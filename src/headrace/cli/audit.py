@@ -1,0 +1,157 @@
+"""``headrace audit``: is everything there, from the log's offsets to the warehouse's rows?"""
+
+# ruff: noqa: FBT002 - the parser of options calls these, by name
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from typing import Annotated
+
+import typer
+
+from headrace.auditing.making import made, unanswered
+from headrace.auditing.result import AuditResult, PartitionAudit
+from headrace.cli.options import AsJson, Epoch, Lake, LogFormat, LogLevel, StreamName, begin, seconds
+from headrace.cli.output import Output
+from headrace.cli.progress import Looking
+from headrace.errors import TransientError
+
+_STYLES = {"complete": "bold green", "incomplete": "bold red", "unknown": "bold yellow"}
+
+
+def audit(
+    context: typer.Context,
+    lake: Lake,
+    warehouse: Annotated[
+        str,
+        typer.Argument(metavar="[WAREHOUSE]", help="The target that is loaded from it.", show_default=False),
+    ] = "",
+    source: Annotated[
+        str,
+        typer.Option(
+            "--source",
+            metavar="SOURCE",
+            show_default=False,
+            help="The log that it was made from, such as kafka://127.0.0.1:9092/trades; no group is joined.",
+        ),
+    ] = "",
+    contract: Annotated[
+        str,
+        typer.Option(
+            "--contract",
+            metavar="MODULE:CLASS",
+            show_default=False,
+            help="What a row is; with --deep rows are compared cell by cell.",
+        ),
+    ] = "",
+    stream: StreamName = "",
+    epoch: Epoch = "",
+    deep: Annotated[
+        bool,
+        typer.Option(
+            "--deep",
+            help="Read every object line by line, compare with the log record by record where it still has them, and with the"
+            " table row by row. Without it: names, trailers, counts.",
+        ),
+    ] = False,
+    since: Annotated[
+        str,
+        typer.Option(
+            "--since", metavar="OFFSET|TIME", show_default=False, help="Only from there on; a time with its zone."
+        ),
+    ] = "",
+    until: Annotated[
+        str, typer.Option("--until", metavar="OFFSET|TIME", show_default=False, help="Only up to there.")
+    ] = "",
+    caught_up: Annotated[
+        bool,
+        typer.Option("--caught-up", help="What is on its way is not complete: the last task of a job may ask for it."),
+    ] = False,
+    retry_for: Annotated[
+        float,
+        typer.Option(
+            "--retry-for",
+            parser=seconds,
+            metavar="TIME",
+            show_default="30s",
+            help="How long to try what does not answer.",
+        ),
+    ] = 30.0,
+    json: AsJson = False,
+    log_level: LogLevel = "",
+    log_format: LogFormat = "",
+) -> int:
+    """
+    Hold the log, LAKE and WAREHOUSE against each other, and say what is wrong, where, and what to do.
+
+    It reads around what wrote them: names, trailers and bytes in the lake, SQL on the tables. It writes nothing, and may run
+    while everything runs: what is on its way is behind, not wrong. Exit code 0: complete; 1: not; 2: something could not be
+    told, such as a store that did not answer.
+
+    For example:
+
+    headrace audit file:///lake 'duckdb:///silver.duckdb?table=trades' --source kafka://127.0.0.1:9092/trades
+
+    headrace audit file:///lake 'duckdb:///silver.duckdb?table=trades' --contract trades.py:Trade --deep
+    """
+    from headrace.contract import load_contract  # noqa: PLC0415 - its imports are not needed by other commands
+
+    output = begin(context, log_level, log_format, as_json=json)
+    sys.path.append("")  # a module of the current folder, after all that is installed
+    kept = load_contract(contract) if contract else None
+    with ExitStack() as stack:
+        try:
+            run = made(stack, lake, warehouse, source=source, stream=stream, epoch=epoch, contract=kept)
+        except TransientError as error:
+            result = unanswered(lake, stream, error)
+        else:
+            run.deep, run.since, run.until, run.caught_up = deep, since, until, caught_up
+            run.retry_for_s = retry_for
+            with Looking(f"{run.stream} in {run.store.place}", "objects") as looking:
+                run.observe = looking
+                result = run.run()
+    _show(output, result)
+    output.document(result.document())
+    return result.exit_code
+
+
+def _show(output: Output, result: AuditResult) -> None:
+    columns = ["partition", "log", "chain", "ledger", "records", "rows", "quarantine", "superseded", "behind", "holes"]
+    rows = [_cells(p) for p in result.partitions]
+    kept = [i for i in range(len(columns)) if not output.drawn or i < 3 or any(row[i] is not None for row in rows)]
+    output.table(result.stream, [columns[i] for i in kept], [[row[i] for i in kept] for row in rows])
+    for finding in result.findings:
+        style = "yellow" if finding.kind == "unknown" else "red"
+        where = (
+            ""
+            if finding.partition is None
+            else f" {result.stream}/{finding.partition} [{finding.start}, {finding.end})"
+        )
+        output.remark(f"{finding.kind} in the {finding.where}{where}: {finding.evidence}", style)
+        output.remark(f"  {finding.advice}")
+    for remark in result.remarks:
+        output.remark(f"not looked at: {remark}")
+    output.remark(f"{result.verdict}: {summary(result)}", _STYLES[result.verdict])
+
+
+def summary(result: AuditResult) -> str:
+    """One line for people."""
+    records = sum(p.records for p in result.partitions)
+    parts = [f"{records:,} records in {sum(p.segments for p in result.partitions):,} segments"]
+    if result.warehouse:
+        parts.append(f"{sum(p.rows or 0 for p in result.partitions):,} rows")
+        parts.append(f"{sum(p.quarantined or 0 for p in result.partitions):,} quarantined")
+    late = sum((p.behind_log or 0) + (p.behind_lake or 0) for p in result.partitions)
+    parts += [f"{late:,} offsets behind"] if late else []
+    found = len(result.findings)
+    parts.append(f"{found:,} finding{'s' if found != 1 else ''}")
+    return ", ".join(parts)
+
+
+def _cells(p: PartitionAudit) -> list[object]:
+    log = None if p.low is None else f"[{p.low}, {p.log_end})"
+    behind = None if p.behind_log is None and p.behind_lake is None else (p.behind_log or 0) + (p.behind_lake or 0)
+    holes = ", ".join(f"{count} {what}" for what, count in sorted(p.holes.items()))
+    chain = f"[{p.chain_start}, {p.chain_end})"
+    return [p.number, log, chain, p.ledger_end, p.records, p.rows, p.quarantined, p.superseded, behind, holes or None]

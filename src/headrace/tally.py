@@ -1,0 +1,171 @@
+"""What a target really holds, counted in its tables: what an audit holds against the ledger and the lake."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import attrs
+
+from headrace.records import Partition
+
+
+@attrs.frozen
+class LedgerRow:
+    """
+    A row of the ledger, and what the tables hold of its range.
+
+    Attributes:
+        dataset_id: Whose.
+
+        partition: Of which partition.
+
+        kind: "load", "begin_at" or "redrive".
+
+        start: Its range.
+
+        end: Before this offset.
+
+        records: By the ledger, and so are the next three.
+
+        inserted: Rows.
+
+        superseded: Hidden by newer ones, or hiding older ones.
+
+        rejected: In quarantine; negative where they left it.
+
+        digest: Of the segment; None where it is no load.
+
+        version: Of the contract.
+
+        rows: Counted in the table; 0 where it is no load, and so are the next four.
+
+        distinct_rows: Of these, different offsets.
+
+        quarantined: Counted in quarantine.
+
+        distinct_quarantined: Of these, different offsets.
+
+        both: Offsets that are in the table and in quarantine.
+    """
+
+    dataset_id: str
+    partition: Partition
+    kind: str
+    start: int
+    end: int
+    records: int
+    inserted: int
+    superseded: int
+    rejected: int
+    digest: str | None
+    version: int
+    rows: int = 0
+    distinct_rows: int = 0
+    quarantined: int = 0
+    distinct_quarantined: int = 0
+    both: int = 0
+
+
+@attrs.frozen
+class Stray:
+    """
+    Records of a partition that no load of the ledger covers.
+
+    Attributes:
+        partition: Whose.
+
+        table: "rows" or "quarantine".
+
+        start: The first offset.
+
+        end: Behind the last.
+
+        records: How many.
+    """
+
+    partition: Partition
+    table: str
+    start: int
+    end: int
+    records: int
+
+
+@attrs.frozen
+class Tally:
+    """
+    One target and one dataset, as one transaction saw them.
+
+    Attributes:
+        target: The table.
+
+        keyed: It holds of each business key the newest.
+
+        ledger: Of the dataset and this target, ascending by partition, start and end.
+
+        strays: What the ledger does not cover.
+
+        rows: In the whole table, whatever the dataset.
+
+        quarantined: In the whole quarantine.
+
+        inserted: Summed over the whole ledger of the target.
+
+        rejected: The same.
+
+        doubled_keys: Keys that have more than one row. 0 where there is no key, or the contract is not known.
+
+        of: Rows of each partition of the dataset.
+
+        refused: Quarantined records of each partition of the dataset.
+    """
+
+    target: str
+    keyed: bool
+    ledger: Sequence[LedgerRow]
+    strays: Sequence[Stray]
+    rows: int
+    quarantined: int
+    inserted: int
+    rejected: int
+    doubled_keys: int = 0
+    of: Mapping[Partition, int] = attrs.field(factory=dict)
+    refused: Mapping[Partition, int] = attrs.field(factory=dict)
+
+    def position(self, partition: Partition) -> int | None:
+        """How far the ledger is; None where nothing was loaded."""
+        ends = [row.end for row in self.ledger if row.partition == partition and row.kind != "redrive"]
+        return max(ends, default=None)
+
+
+@attrs.frozen
+class StoredRow:
+    """
+    A row of a target.
+
+    Attributes:
+        offset: Of its record.
+
+        timestamp_ms: Of its record.
+
+        cells: Its columns as `headrace.rows.row` writes them, in the contract's order; of a contract with a key one more:
+            whether it is a delete.
+    """
+
+    offset: int
+    timestamp_ms: int
+    cells: tuple[str | None, ...] = attrs.field(repr=False)
+
+
+@attrs.frozen
+class Stored:
+    """
+    What a target holds of a range of one partition.
+
+    Attributes:
+        rows: Ascending by offset; a record that is there twice is here twice.
+
+        quarantined: Offset and line of each quarantined record, ascending.
+    """
+
+    rows: Sequence[StoredRow]
+    quarantined: Sequence[tuple[int, bytes]] = attrs.field(repr=False)
