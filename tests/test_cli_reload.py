@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -137,7 +138,9 @@ def test_a_table_of_two_streams(capfd, tmp_path):
     assert 0 == load(tmp_path, "One", "--stream", "others")
     capfd.readouterr()
     assert 1 == reload(tmp_path, "Two", "--stream", "ticks")
-    assert "ticks is at 20 of others/0, ticks_v2 at 0: load ticks_v2 first" in capfd.readouterr().err
+    assert re.search(
+        r"ticks is at 20 of others/0 \(dataset \w+\), ticks_v2 at 0: load ticks_v2 first", capfd.readouterr().err
+    )
     assert 0 == load(tmp_path, "Two", "--stream", "others", table="ticks_v2")
     assert 0 == reload(tmp_path, "Two", "--stream", "ticks")
     assert [("others", 19), ("ticks", 19)] == query(

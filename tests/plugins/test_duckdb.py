@@ -27,7 +27,7 @@ from headrace.contract import Contract, column, contract
 from headrace.envelope import decode
 from headrace.errors import ConfigError, CorruptSegmentError, PositionConflictError, SinkUnavailableError
 from headrace.load import Load
-from headrace.loader import Line, LoadableSegment, LoadResult, Selection
+from headrace.loader import Census, Line, LoadableSegment, LoadResult, Selection
 from headrace.plugins.duckdb.loader import DuckDBLoader
 from headrace.plugins.lake.local import FileStore
 from headrace.plugins.lake.sink import LakeSink
@@ -770,3 +770,38 @@ def test_a_name_that_is_taken(tmp_path, there, wanted):
     ):
         Load(chain=chain, loader=second).run()
     assert before == query(tmp_path, tables)
+
+
+def test_census_of_a_table_that_was_replaced(tmp_path):
+    """It is counted like any other, by whatever contract; and nothing is made where there is no such table."""
+    chain = write(tmp_path / "lake", [value(), b"[]"])
+    line, none = (Line(chain.dataset.id, TICKS, table) for table in ("ticks", "none"))
+    newer = DuckDBLoader(database=tmp_path / "silver.duckdb", target="newer", contract=Tick)
+    for each in (loader(tmp_path), newer):
+        Load(chain=chain, loader=each).run()
+    newer.take_over("ticks")
+    assert Census(1, 1, 0) == loader(tmp_path).census(line, 0, 2)
+    tables = query(tmp_path, "SELECT table_name FROM duckdb_tables() ORDER BY 1")
+    absent = DuckDBLoader(database=tmp_path / "silver.duckdb", target="none", contract=Tick)
+    assert Census(0, 0, 0) == absent.census(none, 0, 2)
+    assert tables == query(tmp_path, "SELECT table_name FROM duckdb_tables() ORDER BY 1")
+
+
+@contract(version=1, key=("symbol",))
+class Newest:
+    symbol: str
+    price: Decimal = column(precision=18, scale=6)
+
+
+@pytest.mark.parametrize("kept", [Tick, Newest], ids=lambda kept: kept.__name__)
+def test_a_target_with_the_name_of_a_table_of_ours(tmp_path, kept):
+    """Whatever temporary tables a load makes: the rows are in the target."""
+    values = [value(), value(price=2), value(price="x"), value(symbol="B")]
+    chain = write(tmp_path / "lake", values, cuts=[2])
+    for target in ("staged", "Refused", "segments", "chosen", "doubtful"):
+        each = DuckDBLoader(database=tmp_path / "silver.duckdb", target=target, contract=kept)
+        done = Load(chain=chain, loader=each, group_segments=1).run()
+        assert [(done.inserted, 1)] == query(
+            tmp_path, f"SELECT (SELECT count(*) FROM {target}), (SELECT count(*) FROM {target}_quarantine)"
+        ), target
+        assert [2 if kept is Newest else 3] == [done.inserted]

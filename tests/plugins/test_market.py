@@ -286,3 +286,32 @@ def test_bars_of_what_is_there_now(tmp_path: Path):
     with load(tmp_path, Corrected, values) as connection:
         found = connection.execute("SELECT open, high, low, close, trades FROM trades_ohlcv_1m").fetchall()
     assert [(5, 5, 2, 2, 2)] == found  # of equal time, the corrected one is later in the log
+
+
+@contract(
+    version=1,
+    bars=Bars(by=("minute", "place", "price", "priced", "size", "t", "v", "whose"), price="paid", size="many"),
+)
+class Named:
+    """Trades of which whose they are has names that a query might have for something else."""
+
+    minute: str
+    place: str
+    price: str
+    priced: bool
+    size: str
+    t: int
+    v: int
+    whose: str
+    time: datetime
+    paid: Decimal = column(precision=18, scale=6)
+    many: int
+
+
+def test_bars_by_any_name(tmp_path: Path):
+    """They are the same bars: what columns are called changes nothing."""
+    by = {"minute": "9", "place": "z", "price": "0", "priced": False, "size": "7", "t": 0, "v": 0, "whose": "w"}
+    values = [trade(**by, paid=paid, many=2) for paid in (4, 9, 3, 5)]
+    with load(tmp_path, Named, values) as connection:
+        [found] = connection.execute("SELECT * EXCLUDE (time) FROM trades_ohlcv_1m").fetchall()
+    assert (*by.values(), 4, 9, 3, 5, 8, 42, Decimal("5.25"), 4) == found

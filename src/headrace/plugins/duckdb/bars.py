@@ -66,7 +66,8 @@ def bars_statements(
 def bars_query(contract: Contract, source: str) -> str:
     """
     The query of the view. ``min_by`` and ``max_by`` of a price by the whole order (time, then the place in the log) make open
-    and close; every engine that has them computes the same bars.
+    and close; every engine that has them computes the same bars. What the query itself names begins with ``_``, as no column of
+    a contract does.
     """
     bars = contract.bars
     assert bars is not None, "asked for where there are some"  # noqa: S101
@@ -77,18 +78,18 @@ def bars_query(contract: Contract, source: str) -> str:
     wide = f"DECIMAL({MAX_DIGITS - digits(size)},{price_scale})"
     whose = ", ".join(quoted(name) for name in bars.by)
     prices = {
-        "open": "min_by(price, place)",
-        "high": "max(price)",
-        "low": "min(price)",
-        "close": "max_by(price, place)",
+        "open": "min_by(_price, _place)",
+        "high": "max(_price)",
+        "low": "min(_price)",
+        "close": "max_by(_price, _place)",
     }
-    priced = ", ".join(f"coalesce({f} FILTER (WHERE priced), {f}) AS {name}" for name, f in prices.items())
+    priced = ", ".join(f"coalesce({f} FILTER (WHERE _priced), {f}) AS {name}" for name, f in prices.items())
     return (
         f"WITH prints AS ({_prints(bars, source, size)}),"
-        f" minutes AS (SELECT {whose}, minute, {priced}, sum(size) AS volume, sum(CAST(price AS {wide}) * size) AS turnover,"
-        f" count(*) AS trades FROM prints GROUP BY {whose}, minute),"
-        f" whole AS (SELECT *, {_whole('turnover')} AS t, {_whole('volume')} AS v FROM minutes)"
-        f" SELECT {whose}, minute AS time, open, high, low, close, volume, turnover, {_vwap(price_scale)} AS vwap, trades"
+        f" minutes AS (SELECT {whose}, _minute, {priced}, sum(_size) AS volume, sum(CAST(_price AS {wide}) * _size) AS turnover,"
+        f" count(*) AS trades FROM prints GROUP BY {whose}, _minute),"
+        f" whole AS (SELECT *, {_whole('turnover')} AS _t, {_whole('volume')} AS _v FROM minutes)"
+        f" SELECT {whose}, _minute AS time, open, high, low, close, volume, turnover, {_vwap(price_scale)} AS vwap, trades"
         " FROM whole"
     )
 
@@ -99,10 +100,11 @@ def _whole(decimal: str) -> str:
 
 
 def _vwap(scale: int) -> str:
-    """*t* by *v* has as many digits behind the point as the price; a half is rounded away from 0."""
+    """*_t* by *_v* has as many digits behind the point as the price; a half is rounded away from 0."""
     unit = f"CAST('{10**-scale:.{scale}f}' AS DECIMAL({scale + 1},{scale}))"
     return (
-        f"CASE WHEN v > 0 THEN (t // v + CASE WHEN abs(t % v) >= v - abs(t % v) THEN sign(t) ELSE 0 END) * {unit} END"
+        "CASE WHEN _v > 0 THEN (_t // _v + CASE WHEN abs(_t % _v) >= _v - abs(_t % _v) THEN sign(_t) ELSE 0 END)"
+        f" * {unit} END"
     )
 
 
@@ -113,9 +115,9 @@ def _prints(bars: Bars, source: str, size: Column) -> str:
     where += [f"NOT {_holds(condition)}" for condition in bars.without]
     priced = "true" if bars.unpriced is None else f"NOT {_holds(bars.unpriced)}"
     return (
-        f"SELECT {', '.join(map(quoted, bars.by))}, {_minute(time)} AS minute, {price} AS price,"
-        f" {f'CAST({quoted(bars.size)} AS DECIMAL(19,0))' if integer else quoted(bars.size)} AS size,"
-        f" ({time}, _stream, _partition, _offset, _dataset) AS place, {priced} AS priced"
+        f"SELECT {', '.join(map(quoted, bars.by))}, {_minute(time)} AS _minute, {price} AS _price,"
+        f" {f'CAST({quoted(bars.size)} AS DECIMAL(19,0))' if integer else quoted(bars.size)} AS _size,"
+        f" ({time}, _stream, _partition, _offset, _dataset) AS _place, {priced} AS _priced"
         f" FROM {quoted(source)} WHERE {' AND '.join(where)}"
     )
 

@@ -238,7 +238,9 @@ class DuckDBLoader(Loader):
     def census(self, line: Line, start: int, end: int) -> Census | None:
         if not self.database.exists():
             return Census(0, 0, 0)
-        with self._connected() as connection:
+        with self._opened() as connection:  # nothing is made, and who counts may have any contract of this target
+            if not connection.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = ?", [self.target]).fetchall():
+                return Census(0, 0, 0)
             place = {"dataset": line.dataset_id, "stream": line.partition.stream, "number": line.partition.number}
             where = "_dataset = $dataset AND _stream = $stream AND _partition = $number AND _offset >= $start AND _offset < $end"
             within = {**place, "start": start, "end": end}
@@ -319,7 +321,7 @@ class DuckDBLoader(Loader):
         ).fetchall()
         if newest and newest[0][1] > self._contract.version:
             raise ConfigError(
-                f"{self.target} in {self.database} was loaded by contract {newest}, this loader has"
+                f"{self.target} in {self.database} was loaded by contract {newest[0][0]} version {newest[0][1]}, this loader has"
                 f" {self._contract.name} version {self._contract.version}: use the newer contract, or another table (S7)"
             )
 

@@ -58,15 +58,15 @@ def close(connection: duckdb.DuckDBPyConnection, old: str, target: str, attempt:
     if closed != 1:
         raise CommitUnknownError(f"{target}: the transaction was lost, nothing is kept")
     ahead = connection.execute(
-        'SELECT stream, "partition", max(end_offset) FILTER (target = $old) AS was,'
+        'SELECT dataset, stream, "partition", max(end_offset) FILTER (target = $old) AS was,'
         " coalesce(max(end_offset) FILTER (target = $target), 0) AS is_now"
         " FROM headrace_ledger WHERE target IN ($old, $target) AND kind IN ('load', 'begin_at')"
         ' GROUP BY dataset, stream, "partition" HAVING was > is_now ORDER BY ALL LIMIT 1',
         {"old": old, "target": target},
     ).fetchall()
-    for stream, number, was, now in ahead:
+    for dataset, stream, number, was, now in ahead:
         raise PositionConflictError(
-            f"{old} is at {was} of {Partition(stream, number)}, {target} at {now}: load {target} first",
+            f"{old} is at {was} of {Partition(stream, number)} (dataset {dataset}), {target} at {now}: load {target} first",
             expected=was,
             found=None,
         )

@@ -48,7 +48,11 @@ def write_rows(
     Raises:
         CommitUnknownError: A statement did less than the one before it saw; the transaction must not be committed.
     """
-    names, table = ", ".join(_names(contract)), quoted(target)
+    [(database,)] = connection.execute("SELECT current_database()").fetchall()
+    table = (
+        f"{quoted(database)}.main.{quoted(target)}"  # a temporary table of ours may have its name, and would be meant
+    )
+    names = ", ".join(_names(contract))
     placed = f"{_placed(contract)} WHERE {HELD} AND {only}"
     if not contract.key:
         return changed(connection, f"INSERT INTO {table} ({names}) SELECT {names} FROM ({placed})", held)

@@ -43,33 +43,33 @@ def _query(contract: Contract, bars: Bars, source: str, name: Named, literal: Na
     scale = by_name[bars.price].scale if by_name[bars.price].kind == "decimal" else 0
     whose = ", ".join(map(name, bars.by))
     wide = f"NUMBER({MAX_DIGITS - digits(by_name[bars.size])},{scale})"  # that the product has all its digits
-    rank = f"ROW_NUMBER() OVER (PARTITION BY {whose}, MINUTE ORDER BY PRICED DESC, {{}})"
-    ascending = ", ".join(("MOMENT", *_ORDER))
-    descending = ", ".join(f"{column} DESC" for column in ("MOMENT", *_ORDER))
+    rank = f"ROW_NUMBER() OVER (PARTITION BY {whose}, _MINUTE ORDER BY _PRICED DESC, {{}})"
+    ascending = ", ".join(("_MOMENT", *_ORDER))
+    descending = ", ".join(f"{column} DESC" for column in ("_MOMENT", *_ORDER))
     prices = [
-        "MAX(CASE WHEN FROM_FIRST = 1 THEN PRICE_ END) AS OPEN_",
-        "COALESCE(MAX(CASE WHEN PRICED = 1 THEN PRICE_ END), MAX(PRICE_)) AS HIGH_",
-        "COALESCE(MIN(CASE WHEN PRICED = 1 THEN PRICE_ END), MIN(PRICE_)) AS LOW_",
-        "MAX(CASE WHEN FROM_LAST = 1 THEN PRICE_ END) AS CLOSE_",
+        "MAX(CASE WHEN _FROM_FIRST = 1 THEN _PRICE END) AS _OPEN",
+        "COALESCE(MAX(CASE WHEN _PRICED = 1 THEN _PRICE END), MAX(_PRICE)) AS _HIGH",
+        "COALESCE(MIN(CASE WHEN _PRICED = 1 THEN _PRICE END), MIN(_PRICE)) AS _LOW",
+        "MAX(CASE WHEN _FROM_LAST = 1 THEN _PRICE END) AS _CLOSE",
     ]
     unit = f"{10**-scale:.{scale}f}"
     # a quotient has few digits more than its turnover: what is left of it says which way to round
-    left = "2 * (TURNOVER_ - QUOTIENT * VOLUME_)"
+    left = "2 * (_TURNOVER - _QUOTIENT * _VOLUME)"
     nearest = (
-        f"CASE WHEN {left} >= {unit} * VOLUME_ THEN {unit} WHEN {left} < -{unit} * VOLUME_ THEN -{unit} ELSE 0 END"
+        f"CASE WHEN {left} >= {unit} * _VOLUME THEN {unit} WHEN {left} < -{unit} * _VOLUME THEN -{unit} ELSE 0 END"
     )
     size_scale = by_name[bars.size].scale if by_name[bars.size].kind == "decimal" else 0
     sums = (
-        f"CAST(SUM(SIZE_) AS NUMBER(38,{size_scale})) AS VOLUME_,"
-        f" CAST(SUM(CAST(PRICE_ AS {wide}) * SIZE_) AS NUMBER(38,{scale + size_scale})) AS TURNOVER_, COUNT(*) AS TRADES_"
+        f"CAST(SUM(_SIZE) AS NUMBER(38,{size_scale})) AS _VOLUME,"
+        f" CAST(SUM(CAST(_PRICE AS {wide}) * _SIZE) AS NUMBER(38,{scale + size_scale})) AS _TURNOVER, COUNT(*) AS _TRADES"
     )
     return (
         f"WITH PRINTS AS ({_prints(bars, source, name, literal)}),"
-        f" RANKED AS (SELECT *, {rank.format(ascending)} AS FROM_FIRST, {rank.format(descending)} AS FROM_LAST FROM PRINTS),"
-        f" MINUTES AS (SELECT {whose}, MINUTE, {', '.join(prices)}, {sums} FROM RANKED GROUP BY {whose}, MINUTE),"
-        f" DIVIDED AS (SELECT *, CASE WHEN VOLUME_ > 0 THEN TRUNC(TURNOVER_ / VOLUME_, {scale}) END AS QUOTIENT FROM MINUTES)"
-        f" SELECT {whose}, MINUTE, OPEN_, HIGH_, LOW_, CLOSE_, VOLUME_, TURNOVER_,"
-        f" CAST(QUOTIENT + {nearest} AS NUMBER(38,{scale})), TRADES_ FROM DIVIDED"
+        f" RANKED AS (SELECT *, {rank.format(ascending)} AS _FROM_FIRST, {rank.format(descending)} AS _FROM_LAST FROM PRINTS),"
+        f" MINUTES AS (SELECT {whose}, _MINUTE, {', '.join(prices)}, {sums} FROM RANKED GROUP BY {whose}, _MINUTE),"
+        f" DIVIDED AS (SELECT *, CASE WHEN _VOLUME > 0 THEN TRUNC(_TURNOVER / _VOLUME, {scale}) END AS _QUOTIENT FROM MINUTES)"
+        f" SELECT {whose}, _MINUTE, _OPEN, _HIGH, _LOW, _CLOSE, _VOLUME, _TURNOVER,"
+        f" CAST(_QUOTIENT + {nearest} AS NUMBER(38,{scale})), _TRADES FROM DIVIDED"
     )
 
 
@@ -79,8 +79,8 @@ def _prints(bars: Bars, source: str, name: Named, literal: Named) -> str:
     where += [f"NOT {_holds(condition, name, literal)}" for condition in bars.without]
     priced = "1" if bars.unpriced is None else f"CASE WHEN {_holds(bars.unpriced, name, literal)} THEN 0 ELSE 1 END"
     return (
-        f"SELECT {', '.join(map(name, bars.by))}, DATE_TRUNC('minute', {time}) AS MINUTE, {time} AS MOMENT, {price} AS PRICE_,"
-        f" {size} AS SIZE_, {priced} AS PRICED, {', '.join(_ORDER)} FROM {source} WHERE {' AND '.join(where)}"
+        f"SELECT {', '.join(map(name, bars.by))}, DATE_TRUNC('minute', {time}) AS _MINUTE, {time} AS _MOMENT, {price} AS _PRICE,"
+        f" {size} AS _SIZE, {priced} AS _PRICED, {', '.join(_ORDER)} FROM {source} WHERE {' AND '.join(where)}"
     )
 
 
