@@ -25,7 +25,7 @@ from headrace.plugins.lake.sink import LakeSink
 from headrace.records import Partition, Record
 from headrace.sink import Sink
 from headrace.store import Store
-from headrace.testing.contracts.sink import ExactlyOnceSinkContract, Place, SinkContract, Writer
+from headrace.testing.contracts.sink import ExactlyOnceSinkContract, SinkContract, SinkPlace, Writer
 from headrace.testing.store import MemoryStore, answers_lost
 
 try:
@@ -94,7 +94,7 @@ class OverAnyStore(ExactlyOnceSinkContract):
 
 class TestLakeSinkOnDisk(OverAnyStore):
     @pytest.fixture
-    def place(self, tmp_path: Path) -> Place:
+    def place(self, tmp_path: Path) -> SinkPlace:
         def objects() -> Mapping[str, bytes]:
             return {str(p.relative_to(tmp_path)): p.read_bytes() for p in tmp_path.rglob("*.jsonl.gz")}
 
@@ -128,7 +128,7 @@ def row_of(row: Mapping[str, Any]) -> Record:
 
 class TestLakeSinkOfParquet(OverAnyStore):
     @pytest.fixture
-    def place(self) -> Place:
+    def place(self) -> SinkPlace:
         pytest.importorskip("pyarrow")
         objects: dict[str, bytes] = {}
         one = MemoryStore(objects=objects, page_size=2)
@@ -137,7 +137,7 @@ class TestLakeSinkOfParquet(OverAnyStore):
 
 class TestLakeSinkInMemory(OverAnyStore):
     @pytest.fixture
-    def place(self) -> Place:
+    def place(self) -> SinkPlace:
         objects: dict[str, bytes] = {}
         one = MemoryStore(objects=objects, page_size=2)  # one lock for all: it stands for one server
         return Lake(lambda: one, lambda: objects)
@@ -182,7 +182,7 @@ class TestKafkaSink(SinkContract):
     carries = ("key", "value", "headers")
 
     @pytest.fixture
-    def place(self, broker: str) -> Place:
+    def place(self, broker: str) -> SinkPlace:
         return Topic(broker, f"t-{secrets.token_hex(4)}")
 
 

@@ -22,6 +22,7 @@ from headrace.plugins.lake.probe import probe
 from headrace.records import Extent, Identity, Partition
 from headrace.registry import Registry
 from headrace.store import Store
+from headrace.testing.contracts.store import StoreContract
 from headrace.testing.fake_s3 import BUCKET, SLOW_S, FakeS3, Fault
 from headrace.testing.servers.s3 import S3Endpoint, given
 from headrace.uri import URI
@@ -69,6 +70,28 @@ def made(request: pytest.FixtureRequest) -> Iterator[Callable[..., Store]]:
 @pytest.fixture
 def store(made: Callable[..., Store], s3: FakeS3) -> Store:
     return made(s3.url)
+
+
+class TestFakeS3(StoreContract):
+    """A server that is told to do nothing wrong keeps what the real ones keep."""
+
+    @pytest.fixture
+    def stores(self, s3: FakeS3) -> Iterator[Callable[[int], Store]]:
+        with contextlib.ExitStack() as opened:
+
+            def make(page_size: int) -> Store:
+                uri = S3Endpoint(s3.url, "key", "secret").uri(f"{BUCKET}/lake", "s3+obstore", page_size=str(page_size))
+                return opened.enter_context(contextlib.closing(Registry.discover().store(uri)))
+
+            yield make
+
+    @pytest.fixture
+    def store(self, stores: Callable[[int], Store]) -> Store:
+        return stores(3)
+
+    @pytest.fixture
+    def other(self, stores: Callable[[int], Store]) -> Store:
+        return stores(4)
 
 
 def fault_for(made: Callable[..., Store], s3: FakeS3, fault: Fault) -> Store:

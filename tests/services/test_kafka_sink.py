@@ -23,7 +23,7 @@ from headrace.plugins.kafka.sink import KafkaSink
 from headrace.records import Extent, Identity, Partition, Record
 from headrace.registry import Registry
 from headrace.sink import Sink
-from headrace.testing.contracts.sink import ExactlyOnceSinkContract, Place, Writer
+from headrace.testing.contracts.sink import ExactlyOnceSinkContract, SinkPlace, Writer
 
 pytest_plugins = ["headrace.testing.fixtures"]
 pytestmark = pytest.mark.services
@@ -116,7 +116,7 @@ class TestKafkaSink(ExactlyOnceSinkContract):
     carries = ("key", "value", "headers")
 
     @pytest.fixture
-    def place(self, kafka: str) -> Place:
+    def place(self, kafka: str) -> SinkPlace:
         name = f"t-{secrets.token_hex(4)}"
         with AdminClient({"bootstrap.servers": kafka, "log_level": 0}) as admin:
             make(admin, name, partitions=6, config=ANY_TIME)

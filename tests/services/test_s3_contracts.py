@@ -14,7 +14,7 @@ from headrace.plugins.lake.sink import LakeSink
 from headrace.records import Partition, Record
 from headrace.registry import Registry
 from headrace.store import Store
-from headrace.testing.contracts.sink import ExactlyOnceSinkContract, Place, Writer
+from headrace.testing.contracts.sink import ExactlyOnceSinkContract, SinkPlace, Writer
 from headrace.testing.contracts.store import StoreContract
 from headrace.testing.oracle import read_lake
 from headrace.testing.servers.s3 import S3Endpoint
@@ -80,7 +80,7 @@ class Lake:
 
 class TestLakeSink(ExactlyOnceSinkContract):
     @pytest.fixture(params=PAIRS, ids=" ".join)
-    def place(self, request: pytest.FixtureRequest) -> Iterator[Place]:
+    def place(self, request: pytest.FixtureRequest) -> Iterator[SinkPlace]:
         server, scheme = request.param
         endpoint = request.getfixturevalue(server)
         with stores_of(endpoint, scheme) as make:

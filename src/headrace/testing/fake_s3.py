@@ -129,6 +129,7 @@ class FakeS3:
 class _Handler(BaseHTTPRequestHandler):
     s3: FakeS3
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else an answer in two writes waits for the client's acknowledgement of the first
 
     def log_message(self, *_: object) -> None:
         """Say nothing: what was asked is kept."""

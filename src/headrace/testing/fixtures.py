@@ -1,6 +1,9 @@
 """
 Pytest fixtures of real servers: ``pytest_plugins = ["headrace.testing.fixtures"]``.
 
+`kafka_broker`, `s3_server` and `snowflake_emulator` are what most tests need; the others are for tests that break a cluster, or
+compare servers. Nothing is started, nor imported of a client library, before a test asks for it.
+
 A server that the environment names is used; otherwise one is fetched or built, kept in the cache, and started; otherwise the
 test skips and says what is missing.
 """
@@ -31,6 +34,12 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             yield cluster.bootstrap
     except ServerMissing as exc:
         pytest.skip(f"no Kafka: set HEADRACE_TEST_KAFKA=HOST:PORT, or: {exc}")
+
+
+@pytest.fixture(scope="session")
+def kafka_broker(kafka: str) -> str:
+    """The addresses of a real Kafka broker, ``host:port``."""
+    return kafka
 
 
 @pytest.fixture(scope="session")
@@ -77,15 +86,27 @@ def s3(request: pytest.FixtureRequest) -> S3Endpoint:
 
 
 @pytest.fixture(scope="session")
-def snowflake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SnowflakeEndpoint]:
-    """A Snowflake that outlives the tests: the connection ``HEADRACE_TEST_SNOWFLAKE`` of connections.toml, or the emulator."""
-    if name := os.environ.get("HEADRACE_TEST_SNOWFLAKE"):
-        yield SnowflakeEndpoint(
-            {"connection_name": name}, os.environ.get("HEADRACE_TEST_SNOWFLAKE_DATABASE", "HEADRACE")
-        )
-        return
+def s3_server(minio: S3Endpoint) -> S3Endpoint:
+    """A real S3 server: ``bucket()`` makes a bucket, ``uri(…)`` names a lake in it."""
+    return minio
+
+
+@pytest.fixture(scope="session")
+def snowflake_emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SnowflakeEndpoint]:
+    """What the real connector takes for a Snowflake account; it is not durable, and lasts as long as the tests."""
     try:
         with Snowflake(folder=tmp_path_factory.mktemp("snowflake"), durable=False) as server:
             yield server.endpoint
     except ServerMissing as exc:
         pytest.skip(f"no Snowflake: set HEADRACE_TEST_SNOWFLAKE=CONNECTION, or: {exc}")
+
+
+@pytest.fixture(scope="session")
+def snowflake(request: pytest.FixtureRequest) -> SnowflakeEndpoint:
+    """A Snowflake that outlives the tests: the connection ``HEADRACE_TEST_SNOWFLAKE`` of connections.toml, or the emulator."""
+    if name := os.environ.get("HEADRACE_TEST_SNOWFLAKE"):
+        return SnowflakeEndpoint(
+            {"connection_name": name}, os.environ.get("HEADRACE_TEST_SNOWFLAKE_DATABASE", "HEADRACE")
+        )
+    endpoint: SnowflakeEndpoint = request.getfixturevalue("snowflake_emulator")
+    return endpoint

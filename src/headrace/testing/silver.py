@@ -26,7 +26,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from decimal import Decimal
-from typing import Literal
 
 import attrs
 from hypothesis import event
@@ -37,23 +36,13 @@ from headrace.contract import column, contract
 from headrace.errors import ConfigError, HeadraceError, PositionConflictError, TransientError
 from headrace.loader import Line, LoadableSegment, Loader, LoadResult, Selection
 from headrace.testing.contracts.loader import DATASET, PARTITIONS, TARGET, Cells, Place, Warehouse, segment
+from headrace.testing.faults import Fate, Gate
 from headrace.testing.turns import Turn, Turns
 from headrace.testing.world import ViolationError
 
 __all__ = ["Fate", "Gate", "SilverMachine", "ViolationError"]
 
-Fate = Literal["do", "lose the statement", "lose the answer"]
-"""
-What becomes of a statement: it is executed, or never arrives, or its answer is lost; then the connection is broken.
-"""
-
 _LOST: tuple[Fate, ...] = ("lose the statement", "lose the answer")
-
-Gate = Callable[[str], Fate]
-"""
-What a loader's connection asks before each statement of its transaction, with its first words: it waits for its turn, then says
-what becomes of the statement. COMMIT's name is "COMMIT".
-"""
 
 
 @contract(version=1)

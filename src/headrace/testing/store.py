@@ -11,8 +11,9 @@ from typing import Any
 
 import attrs
 
-from headrace.errors import CommitUnknownError
+from headrace.errors import CommitUnknownError, SinkUnavailableError
 from headrace.store import Page, Store, StoredObject
+from headrace.testing.faults import Gate
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -139,6 +140,56 @@ class DeafStore(Store):
 
     def read(self, key: str, start: int = 0, end: int | None = None) -> bytes | None:
         return self.inner.read(key, start, end)
+
+
+@attrs.define(kw_only=True)
+class GatedStore(Store):
+    """
+    Any store, whose caller asks a gate before each request, and loses the request or its answer where the gate says so.
+
+    Attributes:
+        inner: The store.
+
+        gate: Whom to ask.
+    """
+
+    inner: Store
+    gate: Gate
+
+    @property
+    def place(self) -> str:  # type: ignore[override]  # the inner one's
+        return self.inner.place
+
+    def identity(self) -> str:
+        return self.inner.identity()
+
+    def create(self, key: str, body: bytes, metadata: Mapping[str, str]) -> bool:
+        fate = self.gate(f"PUT {key}")
+        if fate == "lose the statement":
+            raise CommitUnknownError(f"{key}: no answer")
+        created = self.inner.create(key, body, metadata)
+        if fate == "lose the answer":
+            raise CommitUnknownError(f"{key}: no answer")
+        return created
+
+    def list(self, prefix: str, after: str = "") -> Page:
+        self._ask(f"LIST {prefix}")
+        return self.inner.list(prefix, after)
+
+    def read(self, key: str, start: int = 0, end: int | None = None) -> bytes | None:
+        self._ask(f"GET {key}")
+        return self.inner.read(key, start, end)
+
+    def delete(self, key: str) -> None:
+        fate = self.gate(f"DELETE {key}")
+        if fate != "lose the statement":
+            self.inner.delete(key)
+        if fate != "do":
+            raise SinkUnavailableError(f"{key}: no answer")
+
+    def _ask(self, what: str) -> None:
+        if self.gate(what) != "do":
+            raise SinkUnavailableError(f"{what}: no answer")
 
 
 @contextmanager

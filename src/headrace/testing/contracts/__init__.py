@@ -14,4 +14,6 @@ derive from each that your implementation claims.
 
 import pytest
 
-pytest.register_assert_rewrite(*(f"{__name__}.{name}" for name in ("loader", "reader", "sink", "source", "store")))
+pytest.register_assert_rewrite(
+    *(f"{__name__}.{name}" for name in ("crash", "keyed_loader", "loader", "reader", "sink", "source", "store"))
+)

@@ -12,15 +12,15 @@ import attrs
 import pytest
 
 from headrace.errors import CommitUnknownError, ConfigError, HeadraceError, IdentityError, PositionConflictError
-from headrace.records import Batch, Extent, Hint, Identity, Partition, Position, Record, TimestampType
+from headrace.records import Batch, Extent, Hint, Identity, Partition, Position, Record
 from headrace.sink import Draft, Sink
-from headrace.testing.contracts.values import HEADERS, KEYS, VALUES
+from headrace.testing.contracts.values import VALUES, hostile_records
 
 WRITERS = 4
 BUFFER_BYTES = 1 << 20
 
 
-class Place(Protocol):
+class SinkPlace(Protocol):
     """Where a sink writes to: what whoever writes a sink makes for these tests."""
 
     def open(self) -> Sink:
@@ -91,12 +91,12 @@ class SinkContract:
     stream: str = "ticks"
 
     @pytest.fixture
-    def place(self) -> Place:
+    def place(self) -> SinkPlace:
         """Return a place where nothing is."""
         raise NotImplementedError
 
     @pytest.fixture
-    def sink(self, place: Place) -> Iterator[Sink]:
+    def sink(self, place: SinkPlace) -> Iterator[Sink]:
         """Return a sink that is bound to the stream."""
         with place.open() as sink:
             sink.bind(self.extents())
@@ -108,7 +108,7 @@ class SinkContract:
         return Writer(sink, self.partition, self.identity)
 
     @pytest.fixture
-    def rival(self, place: Place) -> Iterator[Writer]:
+    def rival(self, place: SinkPlace) -> Iterator[Writer]:
         """Return another writer of the same partition, as it is when an owner was declared dead and is not."""
         with place.open() as sink:
             sink.bind(self.extents())
@@ -133,20 +133,9 @@ class SinkContract:
 
     def poison(self, start: int) -> list[Record]:
         """Make records of every hostile value, key and header, from *start* on, with holes between them."""
-        kinds: Sequence[TimestampType] = ("create", "append", "none")
-        return [
-            Record(
-                offset=start + n + n // 4,
-                timestamp_ms=-1 if n % 3 == 2 else 10**n % 10**15,
-                key=KEYS[n % len(KEYS)],
-                value=value,
-                headers=tuple(HEADERS[n % len(HEADERS)]),
-                timestamp_type=kinds[n % 3],
-            )
-            for n, value in enumerate(self.values)
-        ]
+        return list(hostile_records(start, self.values))
 
-    def stored(self, place: Place, expected: Sequence[Record], partition: Partition | None = None) -> None:
+    def stored(self, place: SinkPlace, expected: Sequence[Record], partition: Partition | None = None) -> None:
         """Hold what the place has of a partition against what was committed."""
         found = place.read(partition or self.partition)
         assert [[getattr(r, name) for name in self.carries] for r in found] == [
@@ -161,7 +150,7 @@ class SinkContract:
         assert set(found) == set(self.extents())
         assert {(p.offset, p.segment) for p in found.values() if isinstance(p, Position)} == {(0, None)}
 
-    def test_every_record_is_stored_to_the_byte(self, writer: Writer, place: Place) -> None:
+    def test_every_record_is_stored_to_the_byte(self, writer: Writer, place: SinkPlace) -> None:
         """Whatever is in a record, it is stored, and nothing beside it suffers."""
         records = [*self.records(0, 10), *self.poison(10)]
         records += self.records(records[-1].offset + 1, records[-1].offset + 11)
@@ -181,20 +170,20 @@ class SinkContract:
         assert writer.commit(draft, writer.position()).offset == 12
 
     @pytest.mark.parametrize("cuts", [(), (1,), (29,), (10, 20), tuple(range(1, 30))], ids=str)
-    def test_batches_make_no_difference(self, writer: Writer, place: Place, cuts: tuple[int, ...]) -> None:
+    def test_batches_make_no_difference(self, writer: Writer, place: SinkPlace, cuts: tuple[int, ...]) -> None:
         """However records are cut into batches, the same is stored."""
         records = self.records(0, 30)
         writer.put(*(records[a:b] for a, b in zip((0, *cuts), (*cuts, 30), strict=True)))
         self.stored(place, records)
 
-    def test_a_draft_of_many_megabytes(self, writer: Writer, place: Place) -> None:
+    def test_a_draft_of_many_megabytes(self, writer: Writer, place: SinkPlace) -> None:
         """A draft may hold more than its buffer."""
         body = b'"%s"' % (b"0123456789" * 20_000)
         records = [attrs.evolve(r, value=body) for r in self.records(0, 25)]
         writer.put(*(records[n : n + 5] for n in range(0, 25, 5)))
         self.stored(place, records)
 
-    def test_commits_follow_each_other(self, writer: Writer, place: Place) -> None:
+    def test_commits_follow_each_other(self, writer: Writer, place: SinkPlace) -> None:
         """Each commit returns the position of the next one."""
         at, records = writer.position(), self.records(0, 100)
         for n in range(0, 100, 10):
@@ -203,7 +192,7 @@ class SinkContract:
         assert at.offset == 100
         self.stored(place, records)
 
-    def test_a_draft_may_be_opened_early(self, writer: Writer, place: Place) -> None:
+    def test_a_draft_may_be_opened_early(self, writer: Writer, place: SinkPlace) -> None:
         """The next draft is filled while the one before it waits for its commit (B24)."""
         records, at = self.records(0, 30), writer.position()
         drafts = [writer.draft(n, records[n : n + 10]) for n in (0, 10, 20)]
@@ -211,7 +200,7 @@ class SinkContract:
             at = writer.commit(draft, at)
         self.stored(place, records)
 
-    def test_what_is_not_committed_is_not_stored(self, place: Place, writer: Writer) -> None:
+    def test_what_is_not_committed_is_not_stored(self, place: SinkPlace, writer: Writer) -> None:
         """A draft that is discarded, or whose sink is closed, leaves nothing; its place is free for another one."""
         writer.draft(0, self.records(0, 10, "discarded")).discard()
         with place.open() as other:
@@ -228,7 +217,7 @@ class SinkContract:
         draft.discard()
         assert draft.held_bytes == 0
 
-    def test_partitions_do_not_meet(self, sink: Sink, place: Place) -> None:
+    def test_partitions_do_not_meet(self, sink: Sink, place: SinkPlace) -> None:
         """Partitions are committed from several threads at once, each at its own position."""
         writers = [Writer(sink, p, self.identity) for p in self.extents()]
 
@@ -245,7 +234,7 @@ class SinkContract:
 
     # ---- the rest ---------------------------------------------------------------------------------------------------
 
-    def test_bind_says_what_is_pinned(self, place: Place, sink: Sink) -> None:
+    def test_bind_says_what_is_pinned(self, place: SinkPlace, sink: Sink) -> None:
         """Binding again, here or in another process, returns the same identity for every stream."""
         with place.open() as other:
             for each in (sink, other, other):
@@ -267,7 +256,7 @@ class SinkContract:
         """A reader of the sink is told what to rely on."""
         assert sink.guarantee in {"exactly-once", "at-least-once"}
 
-    def test_close_can_be_repeated(self, place: Place) -> None:
+    def test_close_can_be_repeated(self, place: SinkPlace) -> None:
         """Closing twice does nothing, also before anything was done."""
         for bind in (False, True):
             with place.open() as sink:
@@ -319,7 +308,7 @@ class ExactlyOnceSinkContract(SinkContract):
         third = writer.put(self.records(0, 3))
         assert first.looked_up_s <= second.looked_up_s <= third.looked_up_s <= writer.position().looked_up_s
 
-    def test_an_old_position_writes_nothing_wrong(self, writer: Writer, place: Place) -> None:
+    def test_an_old_position_writes_nothing_wrong(self, writer: Writer, place: SinkPlace) -> None:
         """A position that is too old is looked up again; the commit goes on from what was found (B15)."""
         at = writer.put(self.records(0, 3))
         draft, old = writer.draft(3, self.records(3, 5)), attrs.evolve(at, looked_up_s=at.looked_up_s - 1e9)
@@ -332,7 +321,7 @@ class ExactlyOnceSinkContract(SinkContract):
 
     # ---- rivals -----------------------------------------------------------------------------------------------------
 
-    def test_the_second_writer_of_a_position_is_refused(self, writer: Writer, rival: Writer, place: Place) -> None:
+    def test_the_second_writer_of_a_position_is_refused(self, writer: Writer, rival: Writer, place: SinkPlace) -> None:
         """Nothing of it is written, and the error says where the chain ends now (B26)."""
         writer.put(self.records(0, 3))
         old = rival.position()
@@ -346,7 +335,7 @@ class ExactlyOnceSinkContract(SinkContract):
         rival.put(self.records(5, 9))
         self.stored(place, self.records(0, 9))
 
-    def test_one_of_many_writers_wins(self, place: Place) -> None:
+    def test_one_of_many_writers_wins(self, place: SinkPlace) -> None:
         """Of writers that race for one position exactly one is stored, again and again."""
         sinks = [place.open() for _ in range(WRITERS)]
         for sink in sinks:
@@ -375,7 +364,7 @@ class ExactlyOnceSinkContract(SinkContract):
             sink.close()
         self.stored(place, expected)
 
-    def test_a_stored_draft_is_not_stored_again(self, writer: Writer, place: Place) -> None:
+    def test_a_stored_draft_is_not_stored_again(self, writer: Writer, place: SinkPlace) -> None:
         """Committing it once more, at once or after others, says where the chain ends and writes nothing (B25)."""
         at = writer.position()
         draft = writer.draft(0, self.records(0, 3))
@@ -393,7 +382,7 @@ class ExactlyOnceSinkContract(SinkContract):
     def test_an_unknown_answer_is_settled_by_the_same_call(
         self,
         writer: Writer,
-        place: Place,
+        place: SinkPlace,
         lose_answer: Callable[[bool], AbstractContextManager[object]],
         outcome: str,
     ) -> None:
@@ -416,7 +405,7 @@ class ExactlyOnceSinkContract(SinkContract):
         self,
         writer: Writer,
         rival: Writer,
-        place: Place,
+        place: SinkPlace,
         lose_answer: Callable[[bool], AbstractContextManager[object]],
     ) -> None:
         """Whoever gave up on an answer and tries again after others went on doubles nothing."""
@@ -434,7 +423,7 @@ class ExactlyOnceSinkContract(SinkContract):
 
     # ---- what may not be committed ----------------------------------------------------------------------------------
 
-    def test_a_draft_fits_its_position(self, writer: Writer, place: Place) -> None:
+    def test_a_draft_fits_its_position(self, writer: Writer, place: SinkPlace) -> None:
         """A draft of another position than the one that is known is refused."""
         at = writer.put(self.records(0, 3))
         for position in (0, 2, 4, 10):
@@ -442,7 +431,7 @@ class ExactlyOnceSinkContract(SinkContract):
                 writer.commit(writer.draft(position, self.records(max(position, 4), 20)), at)
         self.stored(place, self.records(0, 3))
 
-    def test_a_draft_covers_what_lies_before_it(self, writer: Writer, place: Place) -> None:
+    def test_a_draft_covers_what_lies_before_it(self, writer: Writer, place: SinkPlace) -> None:
         """Fetched from above the position, records between may be missing: refused, unless the loss was noted (B23)."""
         at = writer.put(self.records(0, 3))
         draft = writer.sink.draft(self.partition, 3, BUFFER_BYTES)
@@ -452,7 +441,7 @@ class ExactlyOnceSinkContract(SinkContract):
         assert not isinstance(told.value, PositionConflictError | CommitUnknownError)
         self.stored(place, self.records(0, 3))
 
-    def test_an_empty_chain_begins_anywhere(self, writer: Writer, place: Place) -> None:
+    def test_an_empty_chain_begins_anywhere(self, writer: Writer, place: SinkPlace) -> None:
         """What the log had lost before the first record was stored needs no note: the first segment stands at 0 (B23)."""
         at = writer.position()
         draft = writer.sink.draft(self.partition, 0, BUFFER_BYTES)
@@ -461,7 +450,7 @@ class ExactlyOnceSinkContract(SinkContract):
         self.stored(place, self.records(500, 505))
 
     @pytest.mark.parametrize("what", ["topic", "cluster", "isolation"])
-    def test_another_stream_is_refused(self, writer: Writer, place: Place, what: str) -> None:
+    def test_another_stream_is_refused(self, writer: Writer, place: SinkPlace, what: str) -> None:
         """A stream that was made again is never mixed in: not when a sink is bound, not at any commit (B7, B20)."""
         others = {
             "topic": attrs.evolve(self.identity, topic="another"),
@@ -478,7 +467,7 @@ class ExactlyOnceSinkContract(SinkContract):
         writer.commit(draft, at)
         self.stored(place, self.records(0, 9))
 
-    def test_a_stream_that_grew_stays_itself(self, writer: Writer, place: Place) -> None:
+    def test_a_stream_that_grew_stays_itself(self, writer: Writer, place: SinkPlace) -> None:
         """More partitions than were pinned are no other stream; the pin keeps its number (B22)."""
         writer.put(self.records(0, 3))
         with place.open() as sink:

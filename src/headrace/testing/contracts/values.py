@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from headrace.records import Headers
+from collections.abc import Iterator, Sequence
+
+from headrace.records import Headers, Record, TimestampType
 
 VALUES: tuple[bytes | None, ...] = (
     b'{"n":1}',
@@ -44,3 +46,17 @@ HEADERS: tuple[Headers, ...] = (
     (("", b"x"), ("ä", "ö".encode())),
 )
 """Headers of records: names repeat, values are None, empty, or no text."""
+
+
+def hostile_records(start: int = 0, values: Sequence[bytes | None] = VALUES) -> Iterator[Record]:
+    """Yield a record of every hostile value, with keys, headers and timestamps in turns, and holes between the offsets."""
+    kinds: tuple[TimestampType, ...] = ("create", "append", "none")
+    for n, value in enumerate(values):
+        yield Record(
+            offset=start + n + n // 4,
+            timestamp_ms=-1 if n % 3 == 2 else 10**n % 10**15,
+            key=KEYS[n % len(KEYS)],
+            value=value,
+            headers=tuple(HEADERS[n % len(HEADERS)]),
+            timestamp_type=kinds[n % 3],
+        )

@@ -1,0 +1,260 @@
+"""
+What a loader needs that types record by record, in plain Python: no engine, no client library, exact.
+
+A loader for a warehouse of your own stands on a few functions. `lacking` says which segments the ledger has not, `typed` makes
+rows and quarantine of one segment, `check_share` refuses a contract that is not this stream's, `newest` keeps of each business
+key one row, `typed_again` is for a redrive. What is left to the loader is its transaction (rules S1 to S9 of the protocol). Ours
+for big tables type by the block instead; the rows are the same.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from decimal import Decimal
+
+import attrs
+
+from headrace.columns import Column
+from headrace.contract import Contract
+from headrace.envelope import decode, decode_lines
+from headrace.errors import CorruptSegmentError, DataError, PositionConflictError, TooManyRejectedError
+from headrace.loader import LEAST_REJECTED, Line, LoadableSegment, QuarantinedRecord, Selection
+from headrace.records import Partition, Record
+from headrace.rows import Rejected, row
+
+__all__ = ["TypedRow", "TypedSegment", "check_share", "lacking", "newest", "selected", "typed", "typed_again"]
+
+_REASONS = 3
+
+
+@attrs.frozen
+class TypedRow:
+    """
+    A record that keeps its contract.
+
+    Attributes:
+        dataset_id: Where it comes from, with its partition and offset: what a row is known by.
+
+        partition: In that dataset.
+
+        offset: In that partition.
+
+        timestamp_ms: The record's own, -1 where it has none.
+
+        cells: Canonical text (`headrace.rows.row`), in the order of the contract's columns.
+
+        deleted: Whether the record is a delete (S9).
+
+        key: The cells of the business key; empty where the contract has none.
+
+        order: Of two rows with one key, the one whose order is greater is the newer one (S8).
+    """
+
+    dataset_id: str
+    partition: Partition
+    offset: int
+    timestamp_ms: int
+    cells: tuple[str | None, ...]
+    deleted: bool = False
+    key: tuple[str | None, ...] = ()
+    order: tuple[object, ...] = ()
+
+
+@attrs.frozen
+class TypedSegment:
+    """
+    One segment as a contract sees it. ``len(rows) + len(refused)`` is the number of its records.
+
+    Attributes:
+        loadable: The segment, with its place and trailer.
+
+        rows: What keeps the contract, ascending.
+
+        refused: What breaks it, ascending.
+    """
+
+    loadable: LoadableSegment
+    rows: Sequence[TypedRow]
+    refused: Sequence[QuarantinedRecord]
+
+
+def lacking(
+    segments: Iterable[LoadableSegment], target: str, position: Callable[[Line], int | None]
+) -> list[LoadableSegment]:
+    """
+    Keep the segments that the ledger has not (S1); ask this under the lock (S2).
+
+    Args:
+        segments: Ascending in each partition.
+
+        target: The table that is loaded.
+
+        position: How far the ledger says that a line is loaded; None where nothing of it ever was.
+
+    Raises:
+        PositionConflictError: A segment does not start where its line ends.
+    """
+    ends: dict[Line, int] = {}
+    found = []
+    for loadable in segments:
+        segment = loadable.segment
+        line = Line(segment.trailer.dataset_id, segment.partition, target)
+        end = ends[line] if line in ends else position(line) or 0
+        if end < segment.end:
+            if end != segment.start:
+                raise PositionConflictError(
+                    f"{target}: the ledger of {segment.partition} is at {end}, the segment covers [{segment.start},"
+                    f" {segment.end}); load what lies between first",
+                    expected=segment.start,
+                    found=None,
+                )
+            found.append(loadable)
+            end = segment.end
+        ends[line] = end
+    return found
+
+
+def typed(contract: Contract, loadable: LoadableSegment) -> TypedSegment:
+    """
+    Read a segment and type each of its records.
+
+    Raises:
+        CorruptSegmentError: It does not hold what its trailer says (B4).
+        SinkUnavailableError: Its store did not answer.
+    """
+    trailer, key = loadable.segment.trailer, loadable.segment.key
+    lines = b"".join(loadable.lines()).split(b"\n")[:-1]
+    try:
+        records = decode_lines(b"".join(line + b"\n" for line in lines))
+    except DataError as exc:
+        raise CorruptSegmentError(f"{key} ({trailer.partition}): {exc}", key=key) from exc
+    first, last = (records[0].offset, records[-1].offset) if records else (-1, -1)
+    if (len(records), first, last + 1) != (trailer.records, trailer.first, trailer.end):
+        raise CorruptSegmentError(
+            f"{key} ({trailer.partition}): found {len(records)} records in [{first}, {last + 1}), its trailer says"
+            f" {trailer.records} in [{trailer.first}, {trailer.end})",
+            key=key,
+        )
+    rows, refused = [], []
+    for record, line in zip(records, lines, strict=True):
+        found = _typed(contract, trailer.dataset_id, trailer.partition, record)
+        if isinstance(found, TypedRow):
+            rows.append(found)
+        else:
+            refused.append(_refused(contract, trailer.dataset_id, trailer.partition, record, line, found))
+    return TypedSegment(loadable, rows, refused)
+
+
+def typed_again(contract: Contract, quarantined: QuarantinedRecord) -> TypedRow | QuarantinedRecord:
+    """Type a quarantined record again: its row, or the record with what refuses it now (S6)."""
+    record = decode(quarantined.line)
+    found = _typed(contract, quarantined.dataset_id, quarantined.partition, record)
+    if isinstance(found, TypedRow):
+        return found
+    return _refused(contract, quarantined.dataset_id, quarantined.partition, record, quarantined.line, found)
+
+
+def check_share(target: str, segments: Sequence[TypedSegment], max_rejected: float) -> None:
+    """
+    Refuse a call of which too much breaks the contract, before anything is written.
+
+    Args:
+        target: For the message.
+
+        segments: All of the call's.
+
+        max_rejected: The share of the records that may go to quarantine, 0 to 1 (`Loader.max_rejected`).
+
+    Raises:
+        TooManyRejectedError: `LEAST_REJECTED` or more are refused, and they are more than that share.
+    """
+    refused = [each for segment in segments for each in segment.refused]
+    rejected, records = len(refused), len(refused) + sum(len(segment.rows) for segment in segments)
+    if rejected < LEAST_REJECTED or rejected <= max_rejected * records:
+        return
+    counts = Counter((each.column, each.reason) for each in refused)
+    most = sorted(counts, key=lambda kind: (-counts[kind], kind))
+    first = {
+        kind: min((r.partition, r.offset) for r in refused if (r.column, r.reason) == kind) for kind in most[:_REASONS]
+    }
+    reasons = "; ".join(
+        f"{counts[column, reason]:,} of {column or 'the record as a whole'}: {reason}, first at {partition} offset {offset}"
+        for (column, reason), (partition, offset) in first.items()
+    )
+    more = "; and others" if len(most) > _REASONS else ""
+    raise TooManyRejectedError(
+        f"{target}: {rejected:,} of {records:,} records break the contract ({rejected / records:.1%}), expected at most"
+        f" {100 * max_rejected:g}%: {reasons}{more}. Nothing was written and nothing is lost, the ledger stays where it is:"
+        " mend the contract and load again, or take them into quarantine with a higher --max-rejected and redrive them later",
+        rejected=rejected,
+        records=records,
+    )
+
+
+def newest(rows: Iterable[TypedRow]) -> list[TypedRow]:
+    """Keep of each business key the newest row (S8), in the order of the keys' first rows."""
+    found: dict[tuple[str | None, ...], TypedRow] = {}
+    for each in rows:
+        if each.key not in found or each.order > found[each.key].order:
+            found[each.key] = each
+    return list(found.values())
+
+
+def selected(selection: Selection, record: QuarantinedRecord) -> bool:
+    """Whether a quarantined record is one of those that are meant."""
+    return (
+        selection.partition in (None, record.partition)
+        and selection.start <= record.offset
+        and (selection.end is None or record.offset < selection.end)
+        and selection.reason in (None, record.reason)
+        and selection.column in (None, record.column)
+        and selection.stream in (None, record.partition.stream)
+        and selection.dataset_id in (None, record.dataset_id)
+    )
+
+
+def _typed(contract: Contract, dataset_id: str, partition: Partition, record: Record) -> TypedRow | Rejected:
+    found = row(contract, record.value, key=record.key, timestamp_ms=record.timestamp_ms, offset=record.offset)
+    if isinstance(found, Rejected):
+        return found
+    cells, deleted = (found[:-1], found[-1] == "true") if contract.key else (found, False)
+    named = {column.name: (column, text) for column, text in zip(contract.columns, cells, strict=True)}
+    return TypedRow(
+        dataset_id=dataset_id,
+        partition=partition,
+        offset=record.offset,
+        timestamp_ms=record.timestamp_ms,
+        cells=tuple(cells),
+        deleted=deleted,
+        key=tuple(named[name][1] for name in contract.key),
+        order=(
+            *(_ordered(*named[name]) for name in contract.order),
+            partition.stream,
+            partition.number,
+            record.offset,
+            dataset_id,
+        ),
+    )
+
+
+def _ordered(column: Column, text: str | None) -> object:
+    """A cell of the order, as what can be compared; it is never NULL, and moments are texts of one width."""
+    assert text is not None  # noqa: S101 - a contract's order is never nullable
+    return text if column.kind == "timestamp" else Decimal(text)
+
+
+def _refused(
+    contract: Contract, dataset_id: str, partition: Partition, record: Record, line: bytes, why: Rejected
+) -> QuarantinedRecord:
+    return QuarantinedRecord(
+        dataset_id=dataset_id,
+        partition=partition,
+        offset=record.offset,
+        timestamp_ms=record.timestamp_ms,
+        contract=contract.name,
+        version=contract.version,
+        column=why.column,
+        reason=why.reason,
+        line=line,
+    )

@@ -1,0 +1,63 @@
+"""What `headrace.testing` promises is what there is, and costs nothing before it is used."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from headrace import testing
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs/pages/testing.md"
+HOMES = {name: home for home, names in testing._HOMES.items() for name in names}
+
+
+def test_names_agree():
+    """Type checkers and the lazy import know the same names from the same modules."""
+    (block,) = (n for n in ast.parse(inspect.getsource(testing)).body if isinstance(n, ast.If))
+    seen = {a.name: n.module for n in block.body if isinstance(n, ast.ImportFrom) for a in n.names}
+    assert seen == HOMES
+    assert sorted(HOMES) == sorted(testing.__all__)
+
+
+def test_names_are_there_and_documented():
+    """Each is the thing of that name in its module; what is a class or a function says what it does."""
+    for name, home in HOMES.items():
+        thing = getattr(testing, name)
+        assert thing is getattr(importlib.import_module(home), name)
+        if inspect.isclass(thing) or inspect.isfunction(thing):
+            assert vars(thing).get("__doc__") if inspect.isclass(thing) else thing.__doc__, name
+
+
+def test_the_page_lists_every_name():
+    """Who reads the page knows the kit, and is told of nothing that is not there."""
+    listed = set(re.findall(r"`(\w+)`", PAGE.read_text(encoding="utf-8")))
+    assert set() == set(HOMES) - listed
+
+
+def test_unknown_name():
+    """A name that does not exist is an AttributeError that says so."""
+    with pytest.raises(AttributeError, match=r"module 'headrace\.testing' has no attribute 'Nothing'"):
+        testing.Nothing  # noqa: B018 - the access is the test
+
+
+def test_import_is_light():
+    """Neither pytest nor Hypothesis comes before a name is asked for."""
+    code = "import headrace.testing, sys; print({'pytest', 'hypothesis', 'attrs'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
+    assert "set()\n" == done.stdout
+
+
+def test_the_page_of_planted_faults_is_made_from_the_tests():
+    """Nobody claims a fault that no test plants, and no fault is left out."""
+    made = subprocess.run(
+        [sys.executable, ROOT / "tests/contracts/page.py"], capture_output=True, text=True, check=True
+    )
+    assert (ROOT / "docs/pages/planted.md").read_text(encoding="utf-8") == made.stdout
