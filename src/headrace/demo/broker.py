@@ -1,8 +1,13 @@
-"""librdkafka's own broker, inside this process: for the demo and for fast tests; no server, no JVM."""
+"""
+librdkafka's own broker, inside this process: for the demo and for fast tests; no server, no JVM.
+
+``python -m headrace.demo.broker`` prints its address and keeps it until it is ended.
+"""
 
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -26,3 +31,9 @@ def embedded_broker() -> Iterator[str]:
     finally:
         host.flush(0)
         del host
+
+
+if __name__ == "__main__":
+    with embedded_broker() as addresses:
+        print(addresses, flush=True)
+        signal.sigwait({signal.SIGINT, signal.SIGTERM})

@@ -1,0 +1,233 @@
+"""The pages: what stands in them in code is right, links lead somewhere, and what is made from the code is up to date."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import json
+import re
+import shlex
+import subprocess
+import sys
+import textwrap
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+import typer.main
+
+from headrace import errors
+from headrace.cli.app import application
+from headrace.cli.exits import code_of
+from headrace.plugins.snowflake.doctor import grants
+
+ROOT = Path(__file__).parents[1]
+PAGES = ROOT / "docs/pages"
+TEXTS = {
+    str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *PAGES.rglob("*.md")]
+}
+COMMAND = typer.main.get_command(application(drawn=False))
+FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
+BLOCKS = [
+    pytest.param(language, textwrap.dedent(text), id=f"{name}:{TEXTS[name][: found.start()].count(chr(10)) + 1}")
+    for name in sorted(TEXTS)
+    for found in FENCE.finditer(TEXTS[name])
+    for _, language, text in [found.groups()]
+]
+NOT_OURS = ("GRANT", "CREATE ROLE", "CREATE USER", "ALTER USER", "CREATE WAREHOUSE", "CREATE DATABASE", "CREATE SCHEMA")
+"""Statements of Snowflake's own, which DuckDB's parser does not know: test_grants compares them with `headrace doctor`."""
+
+
+# ---- blocks ---------------------------------------------------------------------------------------------------------
+
+
+def check_python(text: str) -> None:
+    """It compiles; what it takes from headrace is there, and is called with names that it has."""
+    tree = ast.parse(text)
+    ours: dict[str, Any] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "headrace":
+            module = importlib.import_module(str(node.module))
+            ours |= {alias.asname or alias.name: getattr(module, alias.name) for alias in node.names}
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.split(".")[0] == "headrace":
+                    importlib.import_module(alias.name)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ours:
+            names = {k.arg for k in node.keywords if k.arg is not None}
+            parameters = inspect.signature(ours[node.func.id]).parameters
+            assert set() == names - set(parameters), f"{node.func.id} has no such parameter"
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in ours:
+            thing = ours[node.value.id]
+            assert hasattr(thing, node.attr) or node.attr in inspect.signature(thing).parameters
+
+
+def check_bash(text: str) -> None:
+    """Every command of headrace in it has the words and options that it is given; shell stays the shell's."""
+    done = subprocess.run(["bash", "-n"], input=text, capture_output=True, text=True, check=False)
+    assert 0 == done.returncode, done.stderr
+    for line in re.sub(r"\\\n", " ", text).splitlines():
+        for words in commands(line):
+            check_command(words)
+
+
+def commands(line: str) -> list[list[str]]:
+    """The commands of headrace in a line of shell, each up to the next pipe, redirection or `&&`."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;<>")
+    lexer.whitespace_split = True
+    found: list[list[str]] = []
+    inside = False
+    for word in lexer:
+        if set(word) <= set("|&;<>"):
+            inside = False
+        elif inside:
+            found[-1].append(word)
+        elif word == "headrace" or word.endswith("/headrace"):
+            found, inside = [*found, []], True
+    return found
+
+
+def check_command(words: list[str]) -> None:
+    if not words or words[0].startswith("-"):
+        return
+    command, name = COMMAND, "headrace"
+    while (parts := getattr(command, "commands", None)) is not None and words:
+        assert words[0] in parts, f"{name} has no command {words[0]}"
+        command, name, words = parts[words[0]], f"{name} {words[0]}", words[1:]
+    if not {"--help", "-h"} & set(words):
+        command.make_context(name, list(words))
+
+
+def check_sql(text: str) -> None:
+    if not text.lstrip().upper().startswith(NOT_OURS):
+        assert duckdb.extract_statements(text)
+
+
+CHECKS = {
+    "python": check_python,
+    "bash": check_bash,
+    "json": lambda text: [json.loads(one) for one in documents(text)],
+    "toml": tomllib.loads,
+    "sql": check_sql,
+    "": lambda _: None,  # what a command answers: no language
+    "text": lambda _: None,
+}
+
+
+def documents(text: str) -> list[str]:
+    """One document, or one a line."""
+    return [text] if text.startswith("{\n") else text.splitlines()
+
+
+@pytest.mark.parametrize(("language", "text"), BLOCKS)
+def test_block(language: str, text: str):
+    """Each block is of a language that is checked here, and is right in it."""
+    CHECKS[language](text)
+
+
+@pytest.mark.parametrize(
+    ("language", "text"),
+    [
+        ("python", "from headrace import Pipelin"),
+        ("python", "from headrace import FlushPolicy\nFlushPolicy(minutes=3)"),
+        ("python", "from headrace import Chain\nChain.opened()"),
+        ("bash", "headrace stream a b | headrace lode"),
+        ("bash", "headrace stream jsonl:///a file:///lake --until"),
+        ("bash", "headrace quarantine list"),
+        ("json", '{\n"a": }'),
+        ("sql", "SELECT FROM WHERE"),
+    ],
+)
+def test_a_wrong_block_is_found(language: str, text: str):
+    """None of the checks passes whatever it is given."""
+    with pytest.raises(Exception, match=r"."):
+        CHECKS[language](text)
+
+
+def test_grants():
+    """The rights that the page names are those that `headrace doctor` says are missing, where they are."""
+    told = grants(warehouse="LOADING", role="LOADER", database="silver", schema="market")
+    page = TEXTS["docs/pages/snowflake.md"]
+    assert [] == [grant for grant in told if f"{grant};" not in page]
+
+
+def test_no_fence_is_left_open():
+    """Each fence that begins ends, so every block was seen."""
+    for name, text in TEXTS.items():
+        assert text.count("```") == 2 * len(FENCE.findall(text)), name
+
+
+# ---- links ----------------------------------------------------------------------------------------------------------
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors of a page's headings, as the toc of Python-Markdown names them."""
+    found: set[str] = set()
+    for heading in re.findall(r"(?m)^#{1,6} (.+)$", FENCE.sub("", text)):
+        plain = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).replace("`", "")
+        slug = re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", plain).strip().lower())
+        number = 0
+        while (name := slug if not number else f"{slug}_{number}") in found:
+            number += 1
+        found.add(name)
+    return found
+
+
+def broken(name: str, text: str) -> list[str]:
+    """Links of a page that lead nowhere."""
+    found = []
+    for target in re.findall(r"\]\(((?!https?:)[^)\s]+)\)", FENCE.sub("", text)):
+        path, _, anchor = target.partition("#")
+        file = (ROOT / name).parent / path
+        if not file.exists() or (anchor and anchor not in anchors(file.read_text(encoding="utf-8") if path else text)):
+            found.append(target)
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(TEXTS))
+def test_links(name: str):
+    """Each link within the project has its page, and its heading."""
+    assert [] == broken(name, TEXTS[name])
+
+
+def test_a_broken_link_is_found():
+    """A page or a heading that is not there is told."""
+    text = "[a](protocol.md#b1) [b](protocol.md#b99) [c](nowhere.md) [d](#x) [e](#y)\n# X\n"
+    assert ["protocol.md#b99", "nowhere.md", "#y"] == broken("docs/pages/any.md", text)
+
+
+# ---- what is made from the code -------------------------------------------------------------------------------------
+
+
+def test_made_pages_are_up_to_date():
+    """Commands, settings, names and llms.txt are what `docs/make.py` makes of the code and the pages now."""
+    made = subprocess.run(
+        [sys.executable, ROOT / "docs/make.py", "--check"], capture_output=True, text=True, check=False
+    )
+    assert "" == made.stdout + made.stderr
+    assert 0 == made.returncode
+
+
+ERRORS = {n: v for n, v in vars(errors).items() if inspect.isclass(v) and issubclass(v, errors.HeadraceError)}
+
+
+@pytest.mark.parametrize("name", sorted(ERRORS))
+def test_error_is_explained(name: str):
+    """Each public error has its section (when, what is true, what to do), its row, and its real exit code."""
+    page = TEXTS["docs/pages/reference/errors.md"]
+    error = ERRORS[name].__new__(ERRORS[name])
+    parents = ", ".join(f"`{parent.__name__}`" for parent in ERRORS[name].__bases__)
+    assert f"| [`{name}`](#{name.lower()}) | {parents} | {code_of(error)} |" in page
+    (section,) = re.findall(rf"(?ms)^## {name}\n\n(.*?)(?=^## |\Z)", page)
+    for word in ("*When:*", "*True then:*", "*Do:*"):
+        assert word in section
+
+
+def test_every_page_is_in_the_navigation():
+    """A page that no menu leads to is not found by its readers."""
+    listed = re.findall(r"(?m)^ +- (?:[^:\n]+: )?(\S+\.md)$", (ROOT / "docs/mkdocs.yml").read_text(encoding="utf-8"))
+    assert sorted(str(Path(name).relative_to("docs/pages")) for name in TEXTS if name != "README.md") == sorted(listed)

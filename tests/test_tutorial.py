@@ -1,0 +1,121 @@
+"""The tutorial works to the letter, and so do the programs and queries of the pages on formats and contracts."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from headrace.cli.app import run
+from headrace.demo.broker import embedded_broker
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs/pages/tutorial.md").read_text(encoding="utf-8")
+FILES = re.findall(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```", PAGE, re.DOTALL)
+STEPS = re.findall(r"<!-- run -->\n```bash\n(.*?)```\n(?:```text\n(.*?)```)?", PAGE, re.DOTALL)
+EDGE = "--- the next step ---"
+
+
+def answers(folder: Path, steps: list[str]) -> list[str]:
+    """Run the steps one after the other in one shell, as a reader would, and return what each wrote."""
+    for name, text in FILES:
+        (folder / name).write_text(text, encoding="utf-8")
+    (folder / "bin").mkdir()
+    for name, words in {"headrace": "-m headrace", "python": ""}.items():
+        script = folder / "bin" / name
+        script.write_text(f'#!/bin/sh\nexec "{sys.executable}" {words} "$@"\n', encoding="utf-8")
+        script.chmod(0o755)
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("HEADRACE_")}
+    with (folder / "out.txt").open("wb") as out, (folder / "err.txt").open("wb") as err:
+        shell = subprocess.Popen(
+            ["bash", "-euo", "pipefail", "-c", f"\necho '{EDGE}'\n".join(steps)],
+            cwd=folder,
+            env=kept | {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}"},
+            stdout=out,
+            stderr=err,
+            start_new_session=True,
+        )
+        try:
+            code = shell.wait(timeout=120)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(shell.pid, signal.SIGKILL)  # the broker that a step has left in the background, too
+            shell.wait(timeout=10)
+    assert 0 == code, (folder / "err.txt").read_text(encoding="utf-8")
+    return (folder / "out.txt").read_text(encoding="utf-8").split(EDGE)
+
+
+def pattern(line: str) -> str:
+    """A shown line: white space as it comes, `…` for anything."""
+    return r"[ \t]+".join(r".*".join(map(re.escape, word.split("…"))) for word in line.split())
+
+
+@pytest.fixture(scope="module")
+def followed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A folder in which somebody has followed the tutorial, and what was answered."""
+    folder = tmp_path_factory.mktemp("tutorial")
+    return folder, answers(folder, [step for step, _ in STEPS])
+
+
+def test_each_step_answers_as_shown(followed: tuple[Path, list[str]]):
+    """Every line that the page shows is a line of what the step wrote, in this order."""
+    _, wrote = followed
+    assert len(STEPS) == len(wrote)
+    assert len(STEPS) > 12
+    for (step, shown), text in zip(STEPS, wrote, strict=True):
+        at = 0
+        for line in filter(str.strip, shown.splitlines()):
+            found = re.compile(rf"(?m)^[ \t]*{pattern(line)}[ \t]*$").search(text, at)
+            assert found, f"{step}\n{text}\nlacks the line\n{line}"
+            at = found.end()
+
+
+def test_the_reader_of_the_format_page(followed: tuple[Path, list[str]]):
+    """With the standard library alone every record comes back to the byte, and trailers hold."""
+    folder, _ = followed
+    page = (ROOT / "docs/pages/format.md").read_text(encoding="utf-8")
+    found: dict[str, object] = {}
+    for program in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(program, found)
+    lines = [(folder / name).read_bytes().splitlines() for name in ("trades.jsonl", "more.jsonl")]
+    assert [*lines[0], *lines[1]] == [value for *_, value in found["records"](f"{folder}/lake/trades")]  # type: ignore[operator]
+    (first, second) = sorted((folder / "lake/trades").glob("partition=*/*.jsonl.gz"))
+    assert [(0, 5), (5, 8)] == [(t["start"], t["end"]) for t in (found["trailer"](str(p)) for p in (first, second))]  # type: ignore[operator]
+
+
+QUERIES = [
+    pytest.param(text, id=f"{name}:{i}")
+    for name in ("contracts", "format")
+    for i, text in enumerate(
+        re.findall(r"```sql\n(.*?)```", (ROOT / f"docs/pages/{name}.md").read_text(encoding="utf-8"), re.DOTALL)
+    )
+]
+
+
+@pytest.mark.parametrize("query", QUERIES)
+def test_query(query: str, followed: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch):
+    """The queries of the pages run on what the tutorial has made, and those that check the sums say true."""
+    folder, _ = followed
+    monkeypatch.chdir(folder)
+    if "*.parquet" in query:
+        assert 0 == run(["stream", f"file://{folder}/lake", f"file://{folder}/parquet?format=parquet", "--until-end"])
+        query = query.replace("'lake/", "'parquet/")
+    with duckdb.connect("silver.duckdb", read_only=True) as silver:
+        answer = silver.execute(query)
+        names, rows = [column[0] for column in answer.description or ()], answer.fetchall()
+    for name in {"adds_up", "joined"} & set(names):
+        assert {True} == {row[names.index(name)] for row in rows}
+    assert rows or "'size'" in query
+
+
+def test_the_broker_of_the_tutorial():
+    """It has an address while the block lasts."""
+    with embedded_broker() as addresses:
+        assert re.fullmatch(r"127\.0\.0\.1:\d+", addresses)
