@@ -102,6 +102,14 @@ def check_command(words: list[str]) -> None:
         command.make_context(name, list(words))
 
 
+def check_json(text: str) -> None:
+    """One document, or several one after the other."""
+    rest = text.strip()
+    while rest:
+        _, end = json.JSONDecoder().raw_decode(rest)
+        rest = rest[end:].lstrip()
+
+
 def check_sql(text: str) -> None:
     if not text.lstrip().upper().startswith(NOT_OURS):
         assert duckdb.extract_statements(text)
@@ -110,17 +118,12 @@ def check_sql(text: str) -> None:
 CHECKS = {
     "python": check_python,
     "bash": check_bash,
-    "json": lambda text: [json.loads(one) for one in documents(text)],
+    "json": check_json,
     "toml": tomllib.loads,
     "sql": check_sql,
     "": lambda _: None,  # what a command answers: no language
     "text": lambda _: None,
 }
-
-
-def documents(text: str) -> list[str]:
-    """One document, or one a line."""
-    return [text] if text.startswith("{\n") else text.splitlines()
 
 
 @pytest.mark.parametrize(("language", "text"), BLOCKS)
