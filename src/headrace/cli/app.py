@@ -15,7 +15,21 @@ from typing import Annotated, Any
 
 import typer
 
-from headrace.cli import audit, contract, demo, doctor, expire, load, plugins, quarantine, redrive, reload, show, stream
+from headrace.cli import (
+    audit,
+    contract,
+    demo,
+    doctor,
+    expire,
+    load,
+    plugins,
+    quarantine,
+    record,
+    redrive,
+    reload,
+    show,
+    stream,
+)
 from headrace.cli.exits import DONE, FAULT, OUTPUT, USAGE, code_of
 from headrace.cli.options import LogFormat, LogLevel, begin
 from headrace.cli.output import Output, give_up_pipe, message_of, places_of, print_error
@@ -82,6 +96,7 @@ def application(*, drawn: bool) -> typer.Typer:
         reload.reload,
         show.show,
         audit.audit,
+        record.record,
         expire.expire,
         doctor.doctor,
         plugins.plugins,

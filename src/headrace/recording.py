@@ -1,0 +1,168 @@
+"""Keeps what a live feed sends as files of JSON lines, so that it can be replayed."""
+
+from __future__ import annotations
+
+import base64
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+import attrs
+import msgspec
+
+from headrace.errors import ConfigError, SinkUnavailableError
+from headrace.records import Batch, Event, Hint, Partition, Start
+from headrace.source import Source
+
+STREAM = "{stream}"
+_GAPS = ".gaps"
+_COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip", ".lz4")
+_POLL_S = 0.1
+
+
+@attrs.define(kw_only=True, eq=False)
+class Recording:
+    """
+    Writes the values of a live feed into files, one a line, as they come.
+
+    A line is the message to the byte. One that has a line's end in it gets blanks there: between the parts of a JSON value they
+    mean the same. What is no JSON, or no UTF-8, is kept as ``{"value_b64":"…"}``.
+
+    Attributes:
+        source: A live feed; closed by `run`.
+
+        path: Where to. ``{stream}`` in it gives each stream a file; otherwise the records of what may be missing (streams
+            whose name ends with ``.gaps``) have one of their own beside it: ``btc.jsonl`` and ``btc.gaps.jsonl``.
+
+        for_s: End after so many seconds; None: when it is stopped.
+
+        records: End after so many messages; None: no limit.
+
+        observe: Called with the number of messages now and then, on the thread that writes.
+
+        clock: Monotonic seconds.
+    """
+
+    source: Source
+    path: str
+    for_s: float | None = None
+    records: int | None = None
+    observe: Callable[[int], None] = lambda _: None
+    clock: Callable[[], float] = time.monotonic
+    counts: dict[str, int] = attrs.field(factory=dict, init=False)
+    """By file how many lines it got."""
+
+    _files: dict[str, IO[bytes]] = attrs.field(factory=dict, init=False)
+    _stopping: threading.Event = attrs.field(factory=threading.Event, init=False)
+    _kept: int = attrs.field(default=0, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        if self.source.rereadable:
+            raise ConfigError(
+                "found a source that can be read again, expected a live feed: there is nothing to keep of it"
+            )
+        if self.path.endswith(_COMPRESSED):
+            raise ConfigError(f"{self.path}: a recording is written as plain text; compress it when it is done")
+        if STREAM not in self.path:
+            for name in (self.path, self._path_of(_GAPS)):
+                self._check(Path(name))
+
+    def run(self) -> Mapping[str, int]:
+        """
+        Record until the end that was asked for, or until `stop`. What was written is on the disk when this returns or raises.
+
+        Returns:
+            By file how many lines it got.
+
+        Raises:
+            ConfigError: A file exists already, or the feed refuses us.
+            SinkUnavailableError: A file cannot be written.
+        """
+        began_s = self.clock()
+        try:
+            while not self._done(began_s):
+                self._write(self.source.poll(self, _POLL_S))
+                self.observe(self._kept)
+            self._write(self.source.finish())
+        finally:
+            self.source.close()
+            for file in self._files.values():
+                file.close()
+        return self.counts
+
+    def stop(self) -> None:
+        """End soon. For another thread."""
+        self._stopping.set()
+
+    # ---- the owner, as the source sees it -----------------------------------------------------------------
+
+    def assigned(self, hints: Mapping[Partition, Hint | None]) -> Mapping[Partition, Start | None]:
+        """Take all of it, from now on."""
+        return {partition: Start(0, None, number) for number, partition in enumerate(hints)}
+
+    def release(self, partitions: Iterable[Partition]) -> None:
+        """Nothing: a feed is not taken away."""
+
+    def lost(self, partitions: Iterable[Partition]) -> None:
+        """Nothing: a feed is not taken away."""
+
+    # ---- writing ------------------------------------------------------------------------------------------
+
+    def _done(self, began_s: float) -> bool:
+        late = self.for_s is not None and self.clock() - began_s >= self.for_s
+        return self._stopping.is_set() or late or (self.records is not None and self._kept >= self.records)
+
+    def _write(self, events: Sequence[Event]) -> None:
+        hints: dict[Partition, Hint] = {}
+        for batch in events:
+            assert isinstance(batch, Batch), "a feed says nothing else"  # noqa: S101 - of the interface
+            self._lines(batch)
+            hints[batch.partition] = Hint(batch.end)
+        if hints:
+            self.source.acknowledge(hints)
+
+    def _lines(self, batch: Batch) -> None:
+        name = self._path_of(batch.partition.stream)
+        try:
+            file = self._files.get(name) or self._open(name)
+            file.write(b"".join(line(value or b"null") + b"\n" for value in batch.values))
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError as exc:
+            raise SinkUnavailableError(f"{name}: cannot be written ({exc.strerror})") from exc
+        self.counts[name] = self.counts.get(name, 0) + len(batch)
+        if not batch.partition.stream.endswith(_GAPS):
+            self._kept += len(batch)
+
+    def _path_of(self, stream: str) -> str:
+        if STREAM in self.path:
+            return self.path.replace(STREAM, stream)
+        if stream.endswith(_GAPS):
+            path = Path(self.path)
+            return str(path.with_name(f"{path.stem}{_GAPS}{path.suffix}"))
+        return self.path
+
+    def _open(self, name: str) -> IO[bytes]:
+        self._check(Path(name))
+        file = self._files[name] = Path(name).open("xb")  # noqa: SIM115 - until `run` ends
+        return file
+
+    @staticmethod
+    def _check(path: Path) -> None:
+        if path.exists():
+            raise ConfigError(f"{path}: is there already; a recording is not mixed with another one: take another name")
+        if not path.parent.is_dir():
+            raise ConfigError(f"{path}: there is no folder {path.parent}")
+
+
+def line(value: bytes) -> bytes:
+    """Return a value as one line."""
+    try:
+        msgspec.json.decode(value)
+        value.decode()
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return b'{"value_b64":"%s"}' % base64.b64encode(value)
+    return value.replace(b"\r", b" ").replace(b"\n", b" ")

@@ -1,0 +1,110 @@
+"""A feed as a file, and the file as a feed again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from headrace.cli.app import run
+from headrace.errors import ConfigError
+from headrace.plugins.market.json_feed import JsonFeed
+from headrace.plugins.market.source import FeedSource
+from headrace.recording import Recording, line
+from headrace.records import Start
+from headrace.registry import Registry
+from headrace.testing.servers.exchange import CoinbaseExchange, PlainExchange, coinbase_match
+
+
+def recorded(source: FeedSource, path: Path | str, exchange: PlainExchange, *frames: bytes) -> Recording:
+    recording = Recording(source=source, path=str(path), records=len(frames))
+    thread = threading.Thread(target=recording.run)
+    thread.start()
+    exchange.wait_for_clients()
+    for frame in frames:
+        exchange.send(frame, text=False)
+    thread.join(20)
+    assert not thread.is_alive()
+    return recording
+
+
+FRAMES = [
+    b'{"s":"A","t":"2026-01-02T15:00:00Z","p":1.50}',
+    b'{"s":"B",\n"t":\r\n"2026-01-02T15:00:01Z"}',
+    b"\xff{",
+    b"{",
+    b'"\xc3\xa4"',
+]
+
+
+def test_recorded_and_replayed(tmp_path: Path):
+    """A recording has a message a line; replayed, each is a record with its key and its time. Gaps are in a file beside it."""
+    with PlainExchange() as exchange:
+        feed = JsonFeed(
+            name="any", address=exchange.address, symbols=("A",), send=('{"follow":{symbols}}',), symbol="s"
+        )
+        recording = recorded(FeedSource(feed=feed), tmp_path / "rec.jsonl", exchange, *FRAMES)
+    lines = (tmp_path / "rec.jsonl").read_bytes().split(b"\n")
+    assert [FRAMES[0], FRAMES[1].replace(b"\r", b" ").replace(b"\n", b" "), b'{"value_b64":"/3s="}'] == lines[:3]
+    assert [b'{"value_b64":"ew=="}', FRAMES[4], b""] == lines[3:]
+    gaps = [json.loads(value) for value in (tmp_path / "rec.gaps.jsonl").read_bytes().splitlines()]
+    assert ["started", "started", "stopped"] == [gap["cause"] for gap in gaps]
+    assert {str(tmp_path / "rec.jsonl"): 5, str(tmp_path / "rec.gaps.jsonl"): 3} == recording.counts
+    replayed = Registry.discover().source(f"jsonl://{tmp_path}/rec.jsonl?key=s&timestamp=t")
+    (batch, *_) = replayed.poll(Owner(), 0.0)
+    assert [b"A", b"B", None] == list(batch.keys)[:3]
+    assert [1_767_366_000_000, 1_767_366_001_000] == list(batch.timestamps_ms)[:2]
+    replayed.close()
+
+
+class Owner:
+    def assigned(self, hints):
+        return {p: Start(0, None, 1) for p in hints}
+
+
+def test_one_line_a_value():
+    """Every value is a line, and JSON stays the same JSON."""
+    assert b'{"a": 1}' == line(b'{"a":\n1}')
+    assert b'{"value_b64":"Cg=="}' == line(b"\n")
+
+
+def test_recording_refuses(tmp_path: Path):
+    """A file that is there is not written to, a source that can be read again is not recorded."""
+    (tmp_path / "a.jsonl").write_bytes(b"{}\n")
+    registry = Registry.discover()
+    for uri, path, message in (
+        ("coinbase://BTC-USD", tmp_path / "a.jsonl", "is there already"),
+        ("coinbase://BTC-USD", tmp_path / "no" / "a.jsonl", "there is no folder"),
+        ("coinbase://BTC-USD", tmp_path / "a.jsonl.gz", "plain text"),
+        (f"jsonl://{tmp_path}/a.jsonl", tmp_path / "b.jsonl", "can be read again"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            Recording(source=registry.source(uri), path=str(path))
+
+
+def test_record_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """The command records until it is stopped, stores what was received, and says what it wrote where."""
+    with CoinbaseExchange() as exchange:
+        words = [f"coinbase://BTC-USD?address={exchange.address}", f"{tmp_path}/{{stream}}.jsonl", "--json"]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "headrace", "record", *words], stdout=subprocess.PIPE, env={**os.environ}
+        )
+        exchange.wait_for_clients()
+        exchange.publish(*(coinbase_match(n) for n in range(1000)))
+        while not (tmp_path / "coinbase.trades.jsonl").exists():
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=20)
+    told = json.loads(out)
+    assert 0 == process.returncode, told
+    numbers = [json.loads(v)["trade_id"] for v in (tmp_path / "coinbase.trades.jsonl").read_bytes().splitlines()]
+    assert list(range(len(numbers))) == numbers
+    assert len(numbers) == told["files"][f"{tmp_path}/coinbase.trades.jsonl"]
+    assert 2 == run(["record", "coinbase://BTC-USD", f"{tmp_path}/coinbase.trades.jsonl"])
+    assert "is there already" in capsys.readouterr().err
