@@ -11,8 +11,9 @@ from typing import Literal
 import attrs
 import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
-from hypothesis.stateful import run_state_machine_as_test
+from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 
+from headrace.auditing.run import Audit
 from headrace.chain import Chain
 from headrace.commit import Held, Holding
 from headrace.committer import Committer
@@ -22,6 +23,7 @@ from headrace.segment import Segment
 from headrace.sink import Sink
 from headrace.store import Store
 from headrace.testing.machine import LakeMachine
+from headrace.testing.oracle import objects_of, pinned_topic
 from headrace.testing.source import MemorySource, _Cursor
 from headrace.testing.store import LaggingStore, MemoryStore, OverwritingStore
 from headrace.testing.world import ViolationError, World
@@ -41,7 +43,36 @@ class Lake(LakeMachine):
         return LakeSink(store=store, epoch=epoch, clock=clock)
 
 
-class TestLake(Lake.TestCase):
+class Audited(Lake):
+    """The audit looks on, in the middle of everything and at the end: what the oracle finds nothing wrong with it does not."""
+
+    @precondition(lambda self: not self.world.broken)
+    @rule()
+    def audit(self) -> None:
+        source = MemorySource(log=self.world.log, idle=lambda _: None)
+        for epoch in self.world.deleted:
+            topic = pinned_topic(objects_of(self.world.inner), self.world.log.stream, epoch)
+            same = topic == self.world.log.topic and not self.world.cut  # a log that was cut back is no healthy one
+            result = Audit(
+                store=self.world.inner,
+                stream=self.world.log.stream,
+                epoch=epoch,
+                source=source if same else None,
+                deep=True,
+                workers=1,
+                retry_for_s=0.0,
+            ).run()
+            alarms = [str(finding) for finding in result.findings if finding.kind != "unknown"]
+            if alarms:
+                raise ViolationError("; ".join(alarms))
+
+    def teardown(self) -> None:
+        super().teardown()
+        if not self.world.broken:
+            self.audit()
+
+
+class TestLake(Audited.TestCase):
     """Whatever happens, each record is stored once and unchanged; `HYPOTHESIS_PROFILE=nightly` looks longer."""
 
     settings = settings(max_examples=10 * settings().max_examples, stateful_step_count=50, suppress_health_check=QUIET)

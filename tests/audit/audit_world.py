@@ -105,7 +105,7 @@ class World:
             "source": MemorySource(log=self.log),
             "loader": None if kept is None else self.loader(kept),
             "retry_for_s": 0.0,
-            "workers": 2,
+            "workers": 1,
             **more,
         }
         return Audit(**settings).run()

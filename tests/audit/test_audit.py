@@ -39,7 +39,7 @@ def said(result: AuditResult) -> list[str]:
 @pytest.mark.parametrize("kept", [None, Tick, Last])
 def test_a_healthy_stream_is_complete(world: World, kept: type | None, deep: bool):
     """All that was written is found again, counted alike everywhere, and nothing is said of it."""
-    result = world.audit(kept, deep=deep)
+    result = world.audit(kept, deep=deep, workers=3)
 
     assert [] == said(result)
     assert ("complete", 0) == (result.verdict, result.exit_code)

@@ -7,6 +7,7 @@ import functools
 import gzip
 import json
 import logging
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ import attrs
 import pytest
 
 from headrace.pipeline import Pipeline
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "audit"))  # the audit's world, which its own tests have beside them
 
 # a page of text for each request: to keep it costs more than to send it
 for name in ("aiobotocore", "botocore", "s3fs", "urllib3"):

@@ -43,7 +43,7 @@ class Asked:
 
         caught_up: What is on its way makes the stream incomplete.
 
-        workers: How many objects are read at once.
+        workers: How many objects are read at once; 1: no thread but the caller's takes part.
 
         retry_for_s: How long what does not answer is tried.
 

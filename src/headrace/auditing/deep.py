@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import attrs
 
@@ -21,7 +23,10 @@ from headrace.errors import HeadraceError
 from headrace.loader import Line as LedgerLine
 from headrace.records import Extent, Partition
 from headrace.retry import Retry
-from headrace.tally import LedgerRow, Tally
+from headrace.tally import LedgerRow, Stored, Tally
+
+_AHEAD = 2
+"""So many objects of a partition are on their way while one is looked at."""
 
 
 @attrs.frozen
@@ -66,6 +71,8 @@ class Examination:
         wanted: Which offsets are meant.
 
         newest: Takes the rows of a table with a key; None: there is none.
+
+        alone: Held while the loader is asked.
     """
 
     audit: Asked
@@ -76,20 +83,24 @@ class Examination:
     tally: Tally | None
     wanted: tuple[int, int | None]
     newest: Newest | None
+    alone: threading.Lock
     remarks: list[str] = attrs.field(factory=list, init=False)
     findings: list[AuditFinding] = attrs.field(factory=list, init=False)
     position: int = attrs.field(default=0, init=False)
 
-    def run(self, pool: ThreadPoolExecutor) -> Deep:
+    def run(self, pool: ThreadPoolExecutor | None) -> Deep:
         """Read object by object, the next one while this one is looked at."""
         links = [link for link in self.judged.links if self._is_wanted(link)]
         comparison = self._comparison(links)
-        rows = self._loads()
+        loaded, rows = self._loads(), self._rows()
         for link, body in self._bodies(pool, links):
             if link.start > self.position:
                 comparison.skip(link.start)
-            self._object(Reading(link, self.partition.number, body), comparison, rows.get(link.start))
+            self._object(Reading(link, self.partition.number, body), comparison, loaded.get(link.start), rows)
             self.audit.observe(link)
+        if rows is not None:
+            rows.close()
+            self.findings += rows.findings
         told = [(f.start, f.end) for f in self.findings if f.where == "lake"]
         self.findings += [f for f in comparison.findings if not any(a < f.end and f.start < b for a, b in told)]
         if comparison.gone:
@@ -120,22 +131,31 @@ class Examination:
     def _loads(self) -> dict[int, LedgerRow]:
         return {} if self.tally is None else {row.start: row for row in loads(self.tally, self.partition)}
 
-    def _bodies(self, pool: ThreadPoolExecutor, links: Sequence[Link]) -> Iterator[tuple[Link, bytes | None]]:
+    def _bodies(self, pool: ThreadPoolExecutor | None, links: Sequence[Link]) -> Iterator[tuple[Link, bytes | None]]:
         asked = Retry(for_s=self.audit.retry_for_s)
 
-        def read(link: Link) -> Future[bytes | None]:
-            return pool.submit(lambda: asked(lambda: self.audit.store.read(link.named.item.key)))
+        def read(link: Link) -> bytes | None:
+            return asked(lambda: self.audit.store.read(link.named.item.key))
 
-        ahead = read(links[0]) if links else None
+        if pool is None:
+            yield from ((link, read(link)) for link in links)
+            return
+        ahead = deque(pool.submit(read, link) for link in links[:_AHEAD])
         for i, link in enumerate(links):
-            assert ahead is not None, "one is always on its way"  # noqa: S101 - our own state
-            body = ahead.result()
-            ahead = read(links[i + 1]) if i + 1 < len(links) else None
+            body = ahead.popleft().result()
+            if i + _AHEAD < len(links):
+                ahead.append(pool.submit(read, links[i + _AHEAD]))
             yield link, body
 
-    def _object(self, reading: Reading, comparison: Comparison, load: LedgerRow | None) -> None:
+    def _object(
+        self, reading: Reading, comparison: Comparison, load: LedgerRow | None, rows: RowComparison | None
+    ) -> None:
         said = reading.said
-        rows = self._rows(load) if load is not None and load.digest == said.digest else None
+        if rows is None or load is None or load.digest != said.digest:
+            rows = None
+        else:
+            self._remark(load, rows.contract)
+            rows.begin(load)
         position = said.start
         for line in reading.lines():
             offset = line.record.offset
@@ -148,10 +168,8 @@ class Examination:
         if not reading.is_whole:
             self.findings += self._confirmed(reading)
             comparison.skip(said.end)
-        elif rows is not None:
-            rows.close()
         if rows is not None:
-            self.findings += rows.findings
+            rows.end(whole=reading.is_whole)
 
     def _confirmed(self, reading: Reading) -> list[AuditFinding]:
         """An object that is gone may have been expired meanwhile: oldest first, and never the newest."""
@@ -182,25 +200,29 @@ class Examination:
         if start < end:
             comparison.hole(start, end)
 
-    def _rows(self, load: LedgerRow) -> RowComparison | None:
-        loader, tally = self.audit.loader, self.tally
-        if loader is None or tally is None:
-            return None
-        contract = Contract.of(loader.contract) if self.audit.typed else None
+    def _stored(self, call: Callable[[], Stored]) -> Stored:
+        """A loader is asked by one thread at a time: it may have one session."""
+        with self.alone:
+            return Retry(for_s=self.audit.retry_for_s)(call)
+
+    def _remark(self, load: LedgerRow, contract: Contract | None) -> None:
         if contract is None:
             self.remarks.append("rows were looked for and not into: give the contract to compare them cell by cell")
         elif contract.version != load.version:
             self.remarks.append(
                 f"rows by version {load.version} of the contract were not looked into: {contract.version} was given"
             )
-        asked = Retry(for_s=self.audit.retry_for_s)
+
+    def _rows(self) -> RowComparison | None:
+        loader, tally = self.audit.loader, self.tally
+        if loader is None or tally is None or not tally.ledger:
+            return None
         return RowComparison(
             loader=loader,
-            contract=contract,
-            line=LedgerLine(load.dataset_id, self.partition, tally.target),
-            load=load,
+            contract=Contract.of(loader.contract) if self.audit.typed else None,
+            line=LedgerLine(tally.ledger[0].dataset_id, self.partition, tally.target),
             keyed=tally.keyed,
-            asked=asked,
+            asked=self._stored,
             accepted=None if self.newest is None else self.newest.taking(self.partition),
         )
 
@@ -212,10 +234,11 @@ def examine_all(
     extents: Mapping[Partition, Extent],
     tally: Tally | None,
     wanted: Mapping[int, tuple[int, int | None]],
-    pool: ThreadPoolExecutor,
+    pool: ThreadPoolExecutor | None,
 ) -> dict[int, Deep]:
     """Look at all partitions, a few at once; errors of what does not answer are raised, those of what cannot be asked told."""
     newest, why = Newest.of(audit, tally, whole=all(w == (0, None) for w in wanted.values()))
+    alone = threading.Lock()
     examinations = {
         number: Examination(
             audit=audit,
@@ -226,18 +249,23 @@ def examine_all(
             tally=tally,
             wanted=wanted[number],
             newest=newest,
+            alone=alone,
         )
         for number, of in judged.items()
     }
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="headrace-audit-deep") as workers:
-        found = dict(zip(examinations, workers.map(lambda e: _examined(e, pool), examinations.values()), strict=True))
+    if pool is None:
+        found = {number: _examined(examination, None) for number, examination in examinations.items()}
+    else:
+        with ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="headrace-audit-deep") as workers:
+            every = workers.map(lambda e: _examined(e, pool), examinations.values())
+            found = dict(zip(examinations, every, strict=True))
     if why or newest is not None:
         findings, remarks = ([], [why]) if newest is None else newest.findings()
         found[-1] = Deep(findings, remarks, None, {})
     return found
 
 
-def _examined(examination: Examination, pool: ThreadPoolExecutor) -> Deep:
+def _examined(examination: Examination, pool: ThreadPoolExecutor | None) -> Deep:
     try:
         return examination.run(pool)
     except HeadraceError as exc:

@@ -17,14 +17,12 @@ from headrace.rows import Rejected, row
 from headrace.tally import LedgerRow, Stored, StoredRow
 
 AT_ONCE = 5_000
-_MANY = 20
-"""So many findings of one range are told one by one."""
 
 
 @attrs.define(kw_only=True, eq=False)
 class RowComparison:
     """
-    Takes the records of one load in their order and holds them against what the table has.
+    Takes the records of a partition's loads in their order and holds them against what the table has.
 
     Attributes:
         loader: Reads the table.
@@ -32,8 +30,6 @@ class RowComparison:
         contract: Types lines; None: rows are looked for, and not into.
 
         line: The partition, the dataset and the target.
-
-        load: By the ledger.
 
         keyed: The table holds of each key the newest: a record need not be there.
 
@@ -45,32 +41,48 @@ class RowComparison:
     loader: Loader
     contract: Contract | None
     line: LedgerLine
-    load: LedgerRow
     keyed: bool
     asked: Callable[[Callable[[], Stored]], Stored]
     accepted: Callable[[Line, Sequence[str | None]], object] | None = None
     findings: list[AuditFinding] = attrs.field(factory=list, init=False)
-    _held: list[Line] = attrs.field(factory=list, init=False)
-    _start: int = attrs.field(init=False)
+    _load: LedgerRow | None = attrs.field(default=None, init=False)
+    _held: list[tuple[Line, LedgerRow]] = attrs.field(factory=list, init=False)
+    _start: int = attrs.field(default=0, init=False)
+    _end: int = attrs.field(default=0, init=False)
 
-    def __attrs_post_init__(self) -> None:
-        self._start = self.load.start
+    def begin(self, load: LedgerRow) -> None:
+        """The records that come are of this load."""
+        if load.start != self._end:
+            self._compare(self._end)
+            self._start = self._end = load.start
+        self._load = load
 
     def record(self, stored: Line) -> None:
         """Take the next record."""
-        self._held.append(stored)
+        assert self._load is not None, "a load was begun"  # noqa: S101 - our own state
+        self._held.append((stored, self._load))
         if len(self._held) >= AT_ONCE:
             self._compare(stored.record.offset + 1)
 
+    def end(self, *, whole: bool) -> None:
+        """All records of the load were given; or not all, and it is told elsewhere why."""
+        load = self._load
+        assert load is not None, "a load was begun"  # noqa: S101 - our own state
+        if not whole:
+            self._held = [held for held in self._held if held[1] is not load]
+            self._compare(load.start)
+            self._start = load.end
+        self._end = load.end
+
     def close(self) -> None:
-        """All records of the load were given."""
-        self._compare(self.load.end)
+        """There are no more."""
+        self._compare(self._end)
 
     def _compare(self, end: int) -> None:
         start, held = self._start, self._held
-        self._start, self._held = end, []
         if start >= end:
             return
+        self._start, self._held = end, []
         stored = self._stored(start, end)
         found = list(self._differences(held, stored))
         if found:  # a redrive may have come between two statements: what is wrong is so still
@@ -79,7 +91,7 @@ class RowComparison:
         self.findings += found
         if self.accepted is not None:
             refused = {offset for offset, _ in stored.quarantined}
-            for each in held:
+            for each, _ in held:
                 cells = None if each.record.offset in refused else self._cells(each)
                 if cells is not None:
                     self.accepted(each, cells)
@@ -87,21 +99,24 @@ class RowComparison:
     def _stored(self, start: int, end: int) -> Stored:
         return self.asked(lambda: self.loader.stored(self.line, start, end, cells=self.contract is not None))
 
-    def _differences(self, held: Sequence[Line], stored: Stored) -> Iterator[AuditFinding]:
+    def _differences(self, held: Sequence[tuple[Line, LedgerRow]], stored: Stored) -> Iterator[AuditFinding]:
         rows: dict[int, list[StoredRow]] = {}
         for there in stored.rows:
             rows.setdefault(there.offset, []).append(there)
         refused: dict[int, list[bytes]] = {}
         for offset, raw in stored.quarantined:
             refused.setdefault(offset, []).append(raw)
-        for each in held:
-            yield from self._record(each, rows.pop(each.record.offset, []), refused.pop(each.record.offset, []))
+        for each, load in held:
+            offset = each.record.offset
+            yield from self._record(each, load, rows.pop(offset, []), refused.pop(offset, []))
         for where, left in (("rows", rows), ("quarantine", refused)):
             for offset in left:
                 evidence = "the lake has no record there"
                 yield self._found("foreign", where, offset, evidence)  # type: ignore[arg-type]  # of Where
 
-    def _record(self, each: Line, rows: Sequence[StoredRow], refused: Sequence[bytes]) -> Iterator[AuditFinding]:
+    def _record(
+        self, each: Line, load: LedgerRow, rows: Sequence[StoredRow], refused: Sequence[bytes]
+    ) -> Iterator[AuditFinding]:
         offset = each.record.offset
         if len(rows) > 1:
             yield self._found("duplicate", "rows", offset, f"it is there {len(rows)} times")
@@ -115,15 +130,15 @@ class RowComparison:
         if refused and not _is_same(refused[0], each):
             yield self._found("changed", "quarantine", offset, "its line is not the lake's")
         if rows and not refused:
-            yield from self._row(each, rows[0])
+            yield from self._row(each, load, rows[0])
 
-    def _row(self, each: Line, there: StoredRow) -> Iterator[AuditFinding]:
+    def _row(self, each: Line, load: LedgerRow, there: StoredRow) -> Iterator[AuditFinding]:
         offset = each.record.offset
         if there.timestamp_ms != each.record.timestamp_ms:
             yield self._found(
                 "changed", "rows", offset, f"its time is {there.timestamp_ms}, {each.record.timestamp_ms} in the lake"
             )
-        if self.contract is None or self.load.version != self.contract.version:
+        if self.contract is None or load.version != self.contract.version:
             return
         expected = typed(self.contract, each)
         if isinstance(expected, Rejected):

@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version
 from typing import TypeVar
 
 import attrs
 
+import headrace
 from headrace.auditing.asked import Asked
 from headrace.auditing.chains import Judged, View, dataset_of, judge, known_digests, view
 from headrace.auditing.deep import Deep, examine_all
@@ -62,7 +62,7 @@ class Audit(Asked):
 
         caught_up: What is on its way makes the stream incomplete.
 
-        workers: How many objects are read at once.
+        workers: How many objects are read at once; 1: no thread but the caller's takes part.
 
         retry_for_s: How long what does not answer is tried.
 
@@ -82,7 +82,9 @@ class Audit(Asked):
         """
         began, moment = self.clock(), datetime.now(UTC).isoformat(timespec="seconds")
         with ExitStack() as stack:
-            pool = stack.enter_context(ThreadPoolExecutor(self.workers, thread_name_prefix="headrace-audit"))
+            pool = None
+            if self.workers > 1:
+                pool = stack.enter_context(ThreadPoolExecutor(self.workers, thread_name_prefix="headrace-audit"))
             found = _Run(self, Scope.of(self.since, self.until), pool)
             found.look()
         return attrs.evolve(found.result(), began_at=moment, elapsed_s=round(self.clock() - began, 3))
@@ -92,7 +94,7 @@ class Audit(Asked):
 class _Run:
     audit: Audit
     scope: Scope
-    pool: ThreadPoolExecutor
+    pool: ThreadPoolExecutor | None
     root: str = attrs.field(init=False)
     pin: Pin | None = attrs.field(default=None, init=False)
     dataset: str = attrs.field(default="", init=False)
@@ -177,7 +179,7 @@ class _Run:
         return self._asked(lambda: view(self.audit.store, self.root, number, self._each, self.scope.offsets))
 
     def _each(self, work: Callable[[A], T], things: Iterable[A]) -> Iterator[T]:
-        for found in self.pool.map(work, things):
+        for found in map(work, things) if self.pool is None else self.pool.map(work, things):
             self.audit.observe(found)
             yield found
 
@@ -302,7 +304,7 @@ class _Run:
             partitions=[self._partition(number) for number in sorted(self.judged)],
             findings=joined(self.findings),
             remarks=list(dict.fromkeys(self.remarks)),
-            versions={"headrace": version("headrace"), "Python": platform.python_version()},
+            versions={"headrace": headrace.__version__, "Python": platform.python_version()},
         )
 
     def _partition(self, number: int) -> PartitionAudit:

@@ -31,6 +31,7 @@ from headrace.loader import (
     Selection,
 )
 from headrace.plugins.snowflake.account import Account
+from headrace.plugins.snowflake.audit import stored, tally
 from headrace.plugins.snowflake.connection import Session, opened
 from headrace.plugins.snowflake.doctor import check_account
 from headrace.plugins.snowflake.quarantine import counts, records, spool_quarantine
@@ -38,6 +39,7 @@ from headrace.plugins.snowflake.staging import Staged, Stager, sweep
 from headrace.plugins.snowflake.tables import Tables, differences, name, statements
 from headrace.plugins.snowflake.writing import Writing
 from headrace.records import Partition
+from headrace.tally import Stored, Tally
 from headrace.typed.engine import engine
 from headrace.typed.segments import check_counts, describe, describe_places
 from headrace.typed.share import check_share
@@ -227,6 +229,17 @@ class SnowflakeLoader(Loader):
             *(line.dataset_id, line.partition.stream, line.partition.number, start, end, self.target),
         )
         return int(counted)
+
+    def tally(self, dataset_id: str, stream: str) -> Tally | None:
+        with self._connected(make=False) as session:
+            there = [self._is_there(session, t) for t in (self.target, f"{self.target}_QUARANTINE", "HEADRACE_LEDGER")]
+            key = Contract.of(self.contract).key
+            return tally(session, self._tables, key, dataset_id, stream) if all(there) else None
+
+    def stored(self, line: Line, start: int, end: int, *, cells: bool = True) -> Stored:
+        contract = Contract.of(self.contract) if cells else None
+        with self._connected(make=False) as session:
+            return stored(session, self._tables, contract, (line.dataset_id, line.partition), start, end)
 
     def check(self) -> Iterator[Finding]:
         return check_account(self)

@@ -1,0 +1,201 @@
+"""Counts and reads tables for an audit, by SQL of its own: what writes them has no say in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+
+from headrace.columns import Column
+from headrace.contract import Contract
+from headrace.errors import SinkUnavailableError
+from headrace.plugins.snowflake.connection import Session
+from headrace.plugins.snowflake.tables import Tables, name
+from headrace.records import Partition
+from headrace.tally import LedgerRow, Stored, StoredRow, Stray, Tally
+
+_LINES = "DATASET = %s AND STREAM = %s AND TARGET = %s"
+_PLACE = "_DATASET = %s AND _STREAM = %s"
+_RANGE = f"{_PLACE} AND _PARTITION = %s AND _OFFSET >= %s AND _OFFSET < %s"
+_ATTEMPTS = 5
+_NOTHING = (0, 0, 0, 0)
+_Counts = dict[tuple[int, int | None], tuple[int, int, int, int]]
+
+
+def tally(session: Session, tables: Tables, key: Sequence[str], dataset: str, stream: str) -> Tally:
+    """
+    Count between two looks at the ledger that say the same: each statement of the service sees what is committed by then.
+
+    Raises:
+        SinkUnavailableError: The table was loaded all the time.
+    """
+    for _ in range(_ATTEMPTS):
+        before = _ledger(session, tables, dataset, stream)
+        found = _tally(session, tables, key, before, (dataset, stream))
+        if _ledger(session, tables, dataset, stream) == before:
+            return found
+    raise SinkUnavailableError(f"{tables.target} was loaded all the time; ask again")
+
+
+def _ledger(session: Session, tables: Tables, dataset: str, stream: str) -> list[LedgerRow]:
+    found = session.execute(
+        "SELECT PARTITION, KIND, START_OFFSET, END_OFFSET, RECORDS, INSERTED, SUPERSEDED, REJECTED, DIGEST, CONTRACT_VERSION"
+        f" FROM {tables.ledger} WHERE {_LINES} ORDER BY PARTITION, KIND, START_OFFSET, END_OFFSET, ATTEMPT",
+        *(dataset, stream, tables.target),
+    )
+    return [_row(dataset, stream, *row) for row in found]
+
+
+def _row(dataset: str, stream: str, number: int, kind: str, *rest: Any) -> LedgerRow:
+    start, end, records, inserted, superseded, rejected = map(int, rest[:6])
+    digest, version = rest[6:]
+    place = Partition(stream, int(number))
+    return LedgerRow(dataset, place, kind, start, end, records, inserted, superseded, rejected, digest, int(version))
+
+
+def _tally(
+    session: Session, tables: Tables, key: Sequence[str], ledger: list[LedgerRow], place: tuple[str, str]
+) -> Tally:
+    places = "_DATASET, _STREAM, _PARTITION, _OFFSET"
+    twice = f"(SELECT {places} FROM {tables.rows} INTERSECT SELECT {places} FROM {tables.quarantine})"
+    counts = {
+        "rows": _by_range(session, tables, tables.rows, place),
+        "quarantine": _by_range(session, tables, tables.quarantine, place),
+    }
+    both = _by_range(session, tables, twice, place)
+    keyed = any(column[0] == "_DELETED" for column in session.execute(f"DESC TABLE {tables.rows}"))
+    sums = session.execute(
+        f"SELECT COALESCE(SUM(INSERTED), 0) AS I, COALESCE(SUM(REJECTED), 0) AS R FROM {tables.ledger} WHERE TARGET = %s",
+        tables.target,
+    )[0]
+    return Tally(
+        tables.target,
+        keyed,
+        _counted(ledger, counts["rows"], counts["quarantine"], both),
+        _strays(counts, place[1]),
+        _number(session, f"SELECT COUNT(*) AS N FROM {tables.rows}"),
+        _number(session, f"SELECT COUNT(*) AS N FROM {tables.quarantine}"),
+        int(sums[0]),
+        int(sums[1]),
+        doubled_keys=_doubled(session, tables, key),
+        of=_by_partition(counts["rows"], place[1]),
+        refused=_by_partition(counts["quarantine"], place[1]),
+    )
+
+
+def _doubled(session: Session, tables: Tables, key: Sequence[str]) -> int:
+    if not key:
+        return 0
+    names = ", ".join(map(name, key))
+    inside = f"SELECT 1 AS X FROM {tables.rows} GROUP BY {names} HAVING COUNT(*) > 1"
+    return _number(session, f"SELECT COUNT(*) AS N FROM ({inside})")
+
+
+def _number(session: Session, statement: str) -> int:
+    return int(session.execute(statement)[0][0])
+
+
+def _counted(ledger: list[LedgerRow], rows: _Counts, refused: _Counts, both: _Counts) -> list[LedgerRow]:
+    """Put what was counted to each load; of one that is there twice the first one has the counts."""
+    seen: set[tuple[int, int]] = set()
+    found = []
+    for row in ledger:
+        place = (row.partition.number, row.start)
+        if row.kind == "load" and place not in seen:
+            seen.add(place)
+            here, there = rows.get(place, _NOTHING), refused.get(place, _NOTHING)
+            found.append(
+                attrs.evolve(
+                    row,
+                    rows=here[0],
+                    distinct_rows=here[1],
+                    quarantined=there[0],
+                    distinct_quarantined=there[1],
+                    both=both.get(place, _NOTHING)[0],
+                )
+            )
+        else:
+            found.append(row)
+    return found
+
+
+def _by_range(session: Session, tables: Tables, table: str, place: tuple[str, str]) -> _Counts:
+    """
+    Count by the load that covers an offset, None for none: records, different ones, the first and the last.
+
+    By one sort of offsets and loads together: a join by ranges would compare each with each.
+    """
+    loads = (
+        f"SELECT PARTITION AS P, START_OFFSET AS S, MAX(END_OFFSET) AS E FROM {tables.ledger} WHERE {_LINES} AND KIND = 'load'"
+        " GROUP BY PARTITION, START_OFFSET"
+    )
+    together = (
+        f"SELECT _PARTITION AS P, _OFFSET AS O, 1 AS IS_ROW, -1 AS S FROM {table} WHERE {_PLACE}"
+        f" UNION ALL SELECT l.P, l.S AS O, 0 AS IS_ROW, l.S FROM ({loads}) l"
+    )
+    marked = (
+        "SELECT t.P, t.O, t.IS_ROW, MAX(t.S) OVER (PARTITION BY t.P ORDER BY t.O, t.IS_ROW"
+        f" ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS S FROM ({together}) t"
+    )
+    line = (*place, tables.target)
+    found = session.execute(
+        "SELECT m.P, CASE WHEN m.O < l.E THEN l.S END AS COVERED, COUNT(*) AS N, COUNT(DISTINCT m.O) AS D, MIN(m.O) AS A,"
+        f" MAX(m.O) AS Z FROM ({marked}) m LEFT JOIN ({loads}) l ON l.P = m.P AND l.S = m.S WHERE m.IS_ROW = 1"
+        " GROUP BY m.P, CASE WHEN m.O < l.E THEN l.S END",
+        *(*place, *line, *line),
+    )
+    return {
+        (int(number), None if start is None else int(start)): (int(n), int(d), int(first), int(last))
+        for number, start, n, d, first, last in found
+    }
+
+
+def _strays(counts: dict[str, _Counts], stream: str) -> list[Stray]:
+    return [
+        Stray(Partition(stream, number), what, first, last + 1, count)
+        for what, found in counts.items()
+        for (number, start), (count, _, first, last) in sorted(found.items(), key=str)
+        if start is None
+    ]
+
+
+def _by_partition(counts: _Counts, stream: str) -> dict[Partition, int]:
+    found: dict[Partition, int] = {}
+    for (number, _), (count, *_) in counts.items():
+        partition = Partition(stream, number)
+        found[partition] = found.get(partition, 0) + count
+    return found
+
+
+def stored(
+    session: Session, tables: Tables, contract: Contract | None, place: tuple[str, Partition], start: int, end: int
+) -> Stored:
+    """Read what the tables hold of a range; quarantine first and last, so that a redrive in between is noticed."""
+    within = (place[0], place[1].stream, place[1].number, start, end)
+    columns = () if contract is None else contract.columns
+    cells = ["_OFFSET", "_TIMESTAMP_MS", *(f"{_cell(c)} AS {name(c.name)}" for c in columns)]
+    cells += ["_DELETED"] if contract is not None and contract.key else []
+    lines = f"SELECT _OFFSET, LINE FROM {tables.quarantine} WHERE {_RANGE} ORDER BY _OFFSET"
+    for _ in range(_ATTEMPTS):
+        refused = session.execute(lines, *within)
+        rows = session.execute(f"SELECT {', '.join(cells)} FROM {tables.rows} WHERE {_RANGE} ORDER BY _OFFSET", *within)
+        if session.execute(lines, *within) == refused:
+            break
+    return Stored(
+        [StoredRow(int(offset), int(ms), tuple(map(_text, rest))) for offset, ms, *rest in rows],
+        [(int(offset), bytes(line)) for offset, line in refused],
+    )
+
+
+def _cell(column: Column) -> str:
+    """A column as text, as `headrace.rows.row` writes it, but for a moment: nanoseconds."""
+    if column.kind == "timestamp":
+        return f"DATE_PART(EPOCH_NANOSECOND, {name(column.name)})::VARCHAR"
+    if column.kind == "json":
+        return f"TO_JSON({name(column.name)})"
+    return f"{name(column.name)}::VARCHAR"
+
+
+def _text(cell: Any) -> str | None:
+    return None if cell is None else str(cell).lower() if isinstance(cell, bool) else str(cell)
