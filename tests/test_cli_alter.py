@@ -45,6 +45,10 @@ class Two:
     venue: str | None
     lot: int = column(default=100)
 
+@contract(version=3)
+class Three:
+    n: int
+
 @contract(version=2)
 class Other:
     n: str
@@ -97,11 +101,12 @@ def test_plan_and_alter(capfd, tmp_path):
         planned = json.loads(capfd.readouterr().out)
         assert before == query(tmp_path, schema)
     assert planned["possible"]
+    default_gone = 'ALTER TABLE "ticks" ALTER COLUMN "lot" DROP DEFAULT'
     assert [
         'ALTER TABLE "ticks" ALTER COLUMN "size" SET DATA TYPE DECIMAL(30,4)',
         'ALTER TABLE "ticks" ALTER COLUMN "price" SET DATA TYPE DECIMAL(14,4)',
         'ALTER TABLE "ticks" ADD COLUMN IF NOT EXISTS "venue" VARCHAR',
-        'ALTER TABLE "ticks" ADD COLUMN IF NOT EXISTS "lot" BIGINT DEFAULT \'100\'',
+        'ALTER TABLE "ticks" ADD COLUMN IF NOT EXISTS "lot" BIGINT DEFAULT \'100\'; ' + default_gone,
         'ALTER TABLE "ticks" ALTER COLUMN "note" DROP NOT NULL',
     ] == [change["statement"] for change in planned["changes"]]
     assert 0 == load(tmp_path, "Two", "--alter")
@@ -120,6 +125,8 @@ def test_plan_and_alter(capfd, tmp_path):
     assert [("N",)] == query(tmp_path, "SELECT venue FROM ticks_current WHERE n = 3")
     assert 2 == load(tmp_path, "One", "--plan")
     assert 2 == load(tmp_path, "One", "--alter")
+    assert 0 == load(tmp_path, "Three", "--alter")
+    assert [(None, None)] == query(tmp_path, "SELECT lot, size FROM ticks WHERE n = 4")  # a default is its contract's
 
 
 @pytest.mark.usefixtures("lake")
@@ -257,21 +264,42 @@ def test_a_contract_that_names_it_no_more(tmp_path):
     assert [("1.000000000",)] == query(tmp_path, "SELECT b::VARCHAR FROM ticks WHERE n = 3")
 
 
-def test_a_value_of_several_lines(tmp_path):
-    """The lake keeps it in base64; its fields are found as any other's."""
+def bronze(tmp_path: Path, values: list[bytes]) -> type:
+    """Bring any bytes to the lake, which no file of JSON lines could, and return the contract."""
     (tmp_path / "contracts.py").write_text(
         "from headrace.contract import contract\n@contract(version=1)\nclass Tick:\n    n: int\n"
     )
     store, log = FileStore(root=tmp_path / "lake"), MemoryLog(stream="ticks")
-    for value in (b'{"n":1,\n"a":1}', b'{"n":2,"b":"\\"value_b64\\""}', b'[1,\n{"c":1}]', b'{"n":3,\n"b":"\xff"}'):
+    for value in values:
         log.produce(value)
     source = MemorySource(log=log, hints={}, idle=lambda _: None)
     Pipeline(source=source, sink=LakeSink(store=store), until_end=True).run()
+    return load_contract(f"{tmp_path}/contracts.py:Tick")
+
+
+def test_a_value_of_several_lines(tmp_path):
+    """The lake keeps it in base64; its fields are found as any other's."""
+    values = [b'{"n":1,\n"a":1}', b'{"n":2,"b":"\\"value_b64\\""}', b'[1,\n{"c":1}]', b'{"n":3,\n"b":"\xff"}']
+    bronze(tmp_path, values)
     assert 0 == load(tmp_path, "Tick", "--evolve")
     assert [(1, 1, None), (2, None, '"value_b64"')] == query(tmp_path, "SELECT n, a, b FROM ticks ORDER BY n")
     assert [(2, "not an object"), (3, "not UTF-8")] == query(
         tmp_path, "SELECT _offset, reason FROM ticks_quarantine ORDER BY 1"
     )
+
+
+def test_names_that_are_data(caplog, monkeypatch, tmp_path):
+    """A table gets so many columns and no more, and the log a line for each reason, however many fields and however long."""
+    monkeypatch.setattr("headrace.typed.fields.MAX_COLUMNS", 60)
+    more = [{"n": n, f"f{n}": n, f"{n:>1000}": n, f"a{n % 3}": n % 2 or "x"} for n in range(600)]
+    kept = bronze(tmp_path, [json.dumps(each).encode() for each in more])
+    loader = DuckDBLoader(database=tmp_path / "silver.duckdb", target="ticks", contract=kept)
+    caplog.clear()
+    Load(chain=Chain.open(FileStore(root=tmp_path / "lake"), "ticks"), loader=loader, evolve=True).run()
+    assert 60 == len(query(tmp_path, COLUMNS))
+    told = [r.fields for r in caplog.records if getattr(r, "what", "") == "fields left out"]
+    assert [600, 3, 541] == [each["fields"] for each in told]
+    assert max(len(each["first"]) for each in told) < 700
 
 
 @pytest.mark.usefixtures("stream")

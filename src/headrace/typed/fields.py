@@ -21,6 +21,10 @@ MAX_COLUMNS = 500
 """So many columns a table may have before no more are made: a field whose name is data would add one for each record."""
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,127}")
+_AT_ONCE = 50
+"""Of so many fields the kinds are asked at once: one look at each line takes about as long for many as for one."""
+
+_NAMES_TOLD, _NAME_TOLD = 10, 60
 _LEAST_SCALE, _MOST_SCALE, _PRECISION = 9, 18, 38
 
 
@@ -53,26 +57,43 @@ def new_fields(connection: duckdb.DuckDBPyConnection, spooled: Spooled, contract
         f"SELECT DISTINCT unnest(json_keys(line, '$.value')) AS name FROM {lines}"
         " WHERE json_type(line, '$.value') = 'OBJECT' ORDER BY name"
     ).fetchall()
+    new = [name for (name,) in names if name not in known]
+    left = dict.fromkeys(new, "the name is none of a column: letters, digits and _, a letter first")
+    fit = [name for name in new if _NAME.fullmatch(name)]
     found: list[Column] = []
-    left: dict[str, str] = {}
-    for (name,) in names:
-        if name in known:
-            continue
-        if not _NAME.fullmatch(name):
-            left[name] = "the name is none of a column: letters, digits and _, a letter first"
-        elif name.lower() in taken:
-            left[name] = "a column of this name is there; databases do not tell case"
-        elif len(contract.columns) + len(found) >= MAX_COLUMNS:
-            left[name] = f"the table has {MAX_COLUMNS} columns"
-        else:
-            kinds = dict(_kinds(connection, lines, name))
-            column = _column(name, kinds)
-            if column is not None:
+    for begin in range(0, len(fit), _AT_ONCE):
+        room = MAX_COLUMNS - len(contract.columns) - len(found)
+        asked = [name for name in fit[begin : begin + _AT_ONCE] if name.lower() not in taken] if room > 0 else []
+        kinds = _kinds(connection, lines, asked)
+        for name in fit[begin : begin + _AT_ONCE]:
+            column = _column(name, kinds.get(name, {}))
+            if name.lower() in taken:
+                left[name] = "a column of this name is there; databases do not tell case"
+            elif len(contract.columns) + len(found) >= MAX_COLUMNS:
+                left[name] = f"the table has {MAX_COLUMNS} columns"
+            elif column is not None:
                 found.append(column)
                 taken.add(name.lower())
-            elif kinds:
-                left[name] = f"its values are of several kinds: {', '.join(sorted(kinds))}"
+                del left[name]
+            elif name in kinds:
+                left[name] = f"its values are of several kinds: {', '.join(sorted(kinds[name]))}"
+            else:
+                del left[name]  # null alone
     return Fields(found, left)
+
+
+def told(left: Mapping[str, str]) -> Iterator[dict[str, object]]:
+    """
+    Say of fields that were left out, for a log: of each reason how many they are, and the names of the first.
+
+    Where names are data there are as many of them as records, each as long as it likes.
+    """
+    names: dict[str, list[str]] = {}
+    for name, reason in left.items():
+        names.setdefault(reason, []).append(name)
+    for reason, of in names.items():
+        first = ", ".join(name[:_NAME_TOLD] for name in of[:_NAMES_TOLD])
+        yield {"reason": reason, "fields": len(of), "first": first}
 
 
 def _readable(spooled: Spooled) -> str:
@@ -84,18 +105,25 @@ def _readable(spooled: Spooled) -> str:
     )
 
 
-def _kinds(connection: duckdb.DuckDBPyConnection, lines: str, name: str) -> Iterator[tuple[Kind, int]]:
-    """The kinds of a field's values, each with the most digits that one has behind the point."""
-    path = literal(f"$.value.{name}")
-    yield from connection.execute(
-        "SELECT CASE WHEN kind IN ('BIGINT', 'UBIGINT') AND TRY_CAST(text AS BIGINT) IS NOT NULL THEN 'integer'"
+def _kinds(connection: duckdb.DuckDBPyConnection, lines: str, names: Sequence[str]) -> Mapping[str, Mapping[Kind, int]]:
+    """The kinds of each field's values, each with the most digits that one has behind the point; one look at each line."""
+    if not names:
+        return {}
+    paths = f"[{', '.join(literal(f'$.value.{name}') for name in names)}]"
+    rows = connection.execute(
+        "SELECT name, CASE WHEN kind IN ('BIGINT', 'UBIGINT') AND TRY_CAST(text AS BIGINT) IS NOT NULL THEN 'integer'"
         " WHEN kind IN ('BIGINT', 'UBIGINT', 'HUGEINT', 'DOUBLE') THEN 'decimal' WHEN kind = 'VARCHAR' THEN 'text'"
         " WHEN kind = 'BOOLEAN' THEN 'boolean' ELSE 'json' END AS found,"
         " max(coalesce(length(regexp_extract(text, '[.]([0-9]*)', 1)), 0))::INTEGER FROM"
-        f" (SELECT json_type(line, {path}) AS kind, CASE WHEN json_type(line, {path}) IN ('DOUBLE', 'BIGINT', 'UBIGINT')"
-        f" THEN json_extract(line, {path})::VARCHAR END AS text FROM {lines} WHERE json_type(line, '$.value') = 'OBJECT')"
-        " WHERE kind <> 'NULL' GROUP BY found"
+        " (SELECT name, kind, CASE WHEN kind IN ('DOUBLE', 'BIGINT', 'UBIGINT') THEN value::VARCHAR END AS text FROM"
+        f" (SELECT unnest([{', '.join(map(literal, names))}]) AS name, unnest(json_type(line, {paths})) AS kind,"
+        f" unnest(json_extract(line, {paths})) AS value FROM {lines} WHERE json_type(line, '$.value') = 'OBJECT')"
+        " WHERE kind <> 'NULL') GROUP BY ALL"
     ).fetchall()
+    found: dict[str, dict[Kind, int]] = {}
+    for name, kind, digits in rows:
+        found.setdefault(name, {})[kind] = digits
+    return found
 
 
 def _column(name: str, kinds: Mapping[Kind, int]) -> Column | None:

@@ -62,8 +62,11 @@ def _fitted(target: str, there: tuple[str, str, bool], kind: str, *, nullable: b
 def _added(target: str, name: str, kind: str, column: Column | None, *, nullable: bool) -> Change:
     add = f"ALTER TABLE {quoted(target)} ADD COLUMN IF NOT EXISTS {quoted(name)} {kind}"
     if column is not None and column.default is not None:
+        # the default is the contract's: a later one that names the column no more leaves it NULL
+        forget = f"ALTER TABLE {quoted(target)} ALTER COLUMN {quoted(name)} DROP DEFAULT"
         return Change(
-            f"column {name} is added; rows that are there get its default", f"{add} DEFAULT {literal(column.default)}"
+            f"column {name} is added; rows that are there get its default",
+            f"{add} DEFAULT {literal(column.default)}; {forget}",
         )
     if nullable:
         return Change(f"column {name} is added; it is null in rows that are there", add)

@@ -49,7 +49,7 @@ from headrace.plugins.duckdb.tables import HELD, LINEAGE, PLACE, expected, quara
 from headrace.tally import Stored, Tally
 from headrace.typed.columns import declared, quoted
 from headrace.typed.engine import engine
-from headrace.typed.fields import new_fields
+from headrace.typed.fields import new_fields, told
 from headrace.typed.segments import check_counts, describe, describe_places
 from headrace.typed.share import check_share
 from headrace.typed.spool import Spooled, spool, workspace
@@ -452,8 +452,8 @@ class DuckDBLoader(Loader):
     def _evolve(self, connection: duckdb.DuckDBPyConnection, spooled: Spooled) -> None:
         """Add columns for what these lines have and the contract does not name, before the transaction (S4)."""
         found = fitting(connection, self.target, new_fields(connection, spooled, self._contract))
-        for name, reason in found.left.items():
-            log_event(_log, logging.WARNING, "field left out", target=self.target, field=name, reason=reason)
+        for about in told(found.left):
+            log_event(_log, logging.WARNING, "fields left out", target=self.target, **about)
         if not found.columns:
             return
         self._refuse_older(connection)
