@@ -22,6 +22,9 @@ import typer.main
 from headrace import errors
 from headrace.cli.app import application
 from headrace.cli.exits import code_of
+from headrace.contract import Contract, contract
+from headrace.plugins.duckdb import tables as duckdb_tables
+from headrace.plugins.snowflake import tables as snowflake_tables
 from headrace.plugins.snowflake.doctor import grants
 
 ROOT = Path(__file__).parents[1]
@@ -234,3 +237,49 @@ def test_every_page_is_in_the_navigation():
     """A page that no menu leads to is not found by its readers."""
     listed = re.findall(r"(?m)^ +- (?:[^:\n]+: )?(\S+\.md)$", (ROOT / "docs/mkdocs.yml").read_text(encoding="utf-8"))
     assert sorted(str(Path(name).relative_to("docs/pages")) for name in TEXTS if name != "README.md") == sorted(listed)
+
+
+# ---- the specification of a warehouse -------------------------------------------------------------------------------
+
+SILVER = TEXTS["docs/pages/reference/silver.md"]
+
+
+def specified(section: str) -> dict[str, tuple[str, str]]:
+    """The columns of a section's first table: their types in DuckDB and in Snowflake."""
+    (text,) = re.findall(rf"(?ms)^## {section}\n(.*?)(?=^## |\Z)", SILVER)
+    rows = re.findall(r"(?m)^\| `(\w+)` \|([^|]*)\|([^|]*)\|", text)
+    return {name: (first.strip(), second.strip()) for name, first, second in rows}
+
+
+@contract(version=1)
+class Tick:
+    """A row of one column."""
+
+    size: int
+
+
+def test_the_warehouse_in_duckdb_is_as_specified():
+    """Rows, quarantine, ledger and lock have the columns of the specification, of these types, in this order."""
+    place = specified("Rows")
+    with duckdb.connect() as connection:
+        for statement in duckdb_tables.statements("ticks", Contract.of(Tick), None):
+            connection.execute(statement)
+        for table, columns in {
+            "ticks": {"size": ("BIGINT", ""), **place},
+            "ticks_quarantine": {**place, **specified("Quarantine")},
+            "headrace_ledger": specified("Ledger"),
+            "headrace_lock": specified("Lock"),
+        }.items():
+            found = connection.execute(f"DESCRIBE {table}").fetchall()
+            kinds = [(name, kind.replace("TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ")) for name, kind, *_ in found]
+            assert [(name, kind) for name, (kind, _) in columns.items()] == kinds
+
+
+def test_the_warehouse_in_snowflake_is_as_specified():
+    """The same columns, of Snowflake's types."""
+    made = snowflake_tables.statements(snowflake_tables.Tables("ticks"), Contract.of(Tick))
+    ddl = " ".join(made.values()).replace('"', "")
+    for name, (_, kind) in {**specified("Rows"), **specified("Quarantine"), **specified("Ledger")}.items():
+        assert f"{name.upper()} {kind} NOT NULL" in ddl or (name == "digest" and f"DIGEST {kind}," in ddl)
+    for name, (_, kind) in specified("Lock").items():
+        assert f"{kind} AS {name.upper()}" in ddl or not kind

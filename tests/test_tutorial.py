@@ -92,7 +92,7 @@ def test_the_reader_of_the_format_page(followed: tuple[Path, list[str]]):
 
 QUERIES = [
     pytest.param(text, id=f"{name}:{i}")
-    for name in ("contracts", "format")
+    for name in ("contracts", "format", "reference/silver")
     for i, text in enumerate(
         re.findall(r"```sql\n(.*?)```", (ROOT / f"docs/pages/{name}.md").read_text(encoding="utf-8"), re.DOTALL)
     )
