@@ -283,3 +283,47 @@ def test_the_warehouse_in_snowflake_is_as_specified():
         assert f"{name.upper()} {kind} NOT NULL" in ddl or (name == "digest" and f"DIGEST {kind}," in ddl)
     for name, (_, kind) in specified("Lock").items():
         assert f"{kind} AS {name.upper()}" in ddl or not kind
+
+
+# ---- the README's claims --------------------------------------------------------------------------------------------
+
+CLAIMS = re.findall(r"(?m)^\| ([^|]+) \| \[[^|]+\]\([^|]+\) \| (`tests/[^|]+`) \|$", TEXTS["docs/pages/claims.md"])
+
+
+@pytest.mark.parametrize(("words", "tests"), CLAIMS, ids=[words[:40] for words, _ in CLAIMS])
+def test_a_claim_is_the_readmes_and_has_its_test(words: str, tests: str):
+    """The words stand in the README, and the tests that are named beside them are there."""
+    assert words in " ".join(TEXTS["README.md"].split())
+    for path, _, name in [one.partition("::") for one in re.findall(r"`([^`]+)`", tests)]:
+        assert re.search(rf"(?m)^def {name}\(" if name else "^", (ROOT / path).read_text(encoding="utf-8"))
+
+
+def test_every_promise_of_the_readme_is_on_the_page():
+    """No line of the README's table of promises is without a claim on the page."""
+    (table,) = re.findall(r"(?ms)^## What is promised\n(.*?)\n\n[^|\n]", TEXTS["README.md"])
+    rows = [row for row in table.splitlines() if row.startswith("| ") and len(row) > 10]
+    assert len(rows) > 5
+    assert [] == [row for row in rows if not any(words in row for words, _ in CLAIMS)]
+
+
+def test_every_command_takes_json():
+    """Every command that answers has the option; `contract infer` writes Python, and `quarantine export` its lines."""
+    without = {name for name, command in leaves(COMMAND, "") if "json" not in {p.name for p in command.params}}
+    assert without <= {"contract infer", "quarantine export"}
+
+
+def leaves(command: Any, name: str) -> list[tuple[str, Any]]:
+    parts = getattr(command, "commands", None)
+    if parts is None:
+        return [(name.strip(), command)]
+    return [leaf for part, below in parts.items() for leaf in leaves(below, f"{name} {part}")]
+
+
+def test_the_protocol_is_pure():
+    """The commit protocol's file imports nothing that waits, reads a clock or starts a thread; a future it only looks at."""
+    tree = ast.parse((ROOT / "src/headrace/commit.py").read_text(encoding="utf-8"))
+    imported = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+    imported |= {str(n.module) for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+    assert imported <= {"__future__", "collections", "collections.abc", "concurrent.futures", "typing", "attrs"} | {
+        f"headrace.{name}" for name in ("errors", "flush", "records", "segment", "sink", "gauges")
+    }
