@@ -15,7 +15,7 @@ import pytest
 
 from headrace import hookspecs, registry
 from headrace.errors import ConfigError, MissingExtraError, PluginError, PluginNotFoundError
-from headrace.hookspecs import Component, hookimpl
+from headrace.hookspecs import Component, Ended, hookimpl
 from headrace.registry import Plugin, Registry
 from headrace.uri import URI
 
@@ -84,6 +84,50 @@ def test_hook_headrace_components(stranger: ModuleType):
     found.add(stranger, "stranger", "headrace-stranger 1.0")
     assert {"strange"} == set(found.schemes("source"))
     assert [Plugin("stranger", "headrace-stranger 1.0", tuple(stranger.headrace_components()))] == found.plugins
+
+
+@attrs.frozen(eq=False)
+class Listening:
+    """A plugin that hears how commands end."""
+
+    heard: list[Ended]
+    fails: bool = False
+
+    @hookimpl
+    def headrace_ended(self, ended: Ended) -> None:
+        self.heard.append(ended)
+        if self.fails:
+            raise RuntimeError("no connection")
+
+
+def test_hook_headrace_ended(caplog: pytest.LogCaptureFixture):
+    """Every plugin that listens hears it, also where another one fails; where nobody listens nothing is made."""
+    Registry().ended(lambda: pytest.fail("nobody listens"))
+    found, heard = Registry(), list[Ended]()
+    found.add(Listening(heard), "first")
+    found.add(Listening(heard, fails=True), "failing")
+    found.add(Listening(heard), "last")
+    ended = Ended("load", 3, {"error": {"type": "SinkUnavailableError"}})
+    found.ended(lambda: ended)
+    assert [ended] * 3 == heard
+    assert "hook failed hook=headrace_ended plugin=failing error=RuntimeError('no connection')" in caplog.text
+
+
+def test_commands_are_heard(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """A command that works on a deployment is heard with its code and its document; one that only shows is not."""
+    pytest.importorskip("typer")
+    from headrace.cli.app import run  # noqa: PLC0415 - not where the extra is missing
+
+    heard = list[Ended]()
+    made = Registry()
+    made.add(Listening(heard), "listening")
+    monkeypatch.setattr(Registry, "discover", classmethod(lambda _cls: made))
+    assert 2 == run(["--log-level", "error", "stream", "no://where", f"file://{tmp_path}"])
+    assert 0 == run(["plugins"])
+    assert 0 == run(["load", "--help"])
+    (ended,) = heard
+    assert ("stream", 2) == (ended.command, ended.code)
+    assert "PluginNotFoundError" == ended.document["error"]["type"]
 
 
 @pytest.mark.parametrize("hook", HOOKS)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from headrace.expire import Expire, Expiry
     from headrace.finding import Finding
     from headrace.flush import FlushPolicy, Progress
-    from headrace.hookspecs import Component, hookimpl
+    from headrace.hookspecs import Component, Ended, hookimpl
     from headrace.load import Load, LoadProgress
     from headrace.loader import (
         Census,
@@ -93,6 +93,7 @@ __all__ = [
     "CorruptSegmentError",
     "DataError",
     "Draft",
+    "Ended",
     "Event",
     "Expire",
     "ExpiredError",
@@ -201,6 +202,7 @@ _HOMES = {
     ),
     "headrace.hookspecs": (
         "Component",
+        "Ended",
         "hookimpl",
     ),
     "headrace.load": (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import attrs
@@ -39,6 +39,25 @@ class Component:
     summary: str = ""
 
 
+@attrs.frozen
+class Ended:
+    """
+    How a command of ours ended.
+
+    Attributes:
+        command: "stream", "load", "redrive", "reload", "audit" or "expire".
+
+        code: Its exit code.
+
+        document: What ``--json`` prints, as what JSON can hold: the result, an audit's findings; or ``error`` with its ``type``
+            and ``message``. No secrets.
+    """
+
+    command: str
+    code: int
+    document: Mapping[str, object] = attrs.field(repr=False)
+
+
 class PluginSpecs:
     """What a plugin brings."""
 
@@ -48,4 +67,13 @@ class PluginSpecs:
         Return the sources, sinks, stores and loaders that this plugin can make.
 
         Called once, when plugins are discovered. Name the classes by import path; import no client library here.
+        """
+
+    @hookspec
+    def headrace_ended(self, ended: Ended) -> None:
+        """
+        Hear that a command has ended, in its process, after it has said so itself: for a notifier.
+
+        Called once, whether it succeeded or not, and not where the process was killed. What is raised here is logged, and changes
+        neither the exit code nor what other plugins hear. The command waits: bound what you do.
         """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, cast
 
@@ -13,7 +13,7 @@ import pluggy
 
 from headrace import hookspecs
 from headrace.errors import ConfigError, HeadraceError, MissingExtraError, PluginError, PluginNotFoundError
-from headrace.hookspecs import Component, Kind
+from headrace.hookspecs import Component, Ended, Kind
 from headrace.loader import Loader
 from headrace.sink import Sink
 from headrace.source import Source
@@ -155,6 +155,18 @@ class Registry:
             raise
         except (TypeError, ValueError) as exc:  # a field's own validator
             raise ConfigError(f"{uri}: {exc.args[0] if exc.args else exc}") from exc
+
+    def ended(self, make: Callable[[], Ended]) -> None:
+        """Tell every plugin that listens how a command ended; *make* is called once, where one does. Nothing is raised."""
+        listeners = self._manager.hook.headrace_ended.get_hookimpls()
+        if not listeners:
+            return
+        ended = make()
+        for listener in listeners:
+            try:
+                listener.function(*([ended] if listener.argnames else []))
+            except Exception as exc:  # noqa: BLE001 - a plugin that listens must not change what it hears of
+                _log.warning("hook failed hook=headrace_ended plugin=%s error=%r", listener.plugin_name, exc)
 
     def load_class(self, component: Component) -> Any:
         """Import a component's class; MissingExtraError where its client library is not there."""

@@ -34,12 +34,14 @@ from headrace.cli.exits import DONE, FAULT, OUTPUT, USAGE, code_of
 from headrace.cli.options import LogFormat, LogLevel, begin
 from headrace.cli.output import Output, give_up_pipe, message_of, places_of, print_error
 from headrace.errors import HeadraceError
+from headrace.hookspecs import Ended
 from headrace.logs import event as log_event
 
 _log = logging.getLogger("headrace.cli")
 
 # click's ClickException: typer brings a click of its own, or uses the package, by its version
 _ClickError: type[Any] = typer.BadParameter.__mro__[2]
+_HEARD = ("stream", "load", "redrive", "reload", "audit", "expire")
 _COMPLETE = "_HEADRACE_COMPLETE"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
 
@@ -164,6 +166,7 @@ def _run(words: list[str], output: Output) -> int:
     command = typer.main.get_command(application(drawn=sys.stdout.isatty()))
     if _COMPLETE in os.environ:
         command.main(args=words, prog_name="headrace")  # a shell asks what may follow; it does not return
+    name = next((word for word in words if word in getattr(command, "commands", ())), "")
     try:
         # not by main(), which has exit codes of its own for interrupts and broken pipes
         with command.make_context("headrace", list(words), obj=output) as made:
@@ -172,21 +175,30 @@ def _run(words: list[str], output: Output) -> int:
         return done.exit_code
     except HeadraceError as error:
         _tell(output, error)
-        return code_of(error)
+        return _end(name, output, code_of(error))
     except _ClickError as error:
         context = getattr(error, "ctx", None)
         hint = f"; `{context.command_path} --help` explains it" if context is not None else ""
         print_error(output, "UsageError", f"{error.format_message().rstrip('.')}{hint}", {}, None)
         return USAGE
     except (KeyboardInterrupt, typer.Abort):
-        return 130
+        return _end(name, output, 130)
     except OSError as error:
         if isinstance(error, BrokenPipeError) or error.errno in _FULL:
             raise
-        return _fault(output, error)
+        return _end(name, output, _fault(output, error))
     except Exception as error:  # noqa: BLE001 - the last place that can say so
-        return _fault(output, error)
-    return code if isinstance(code, int) else DONE
+        return _end(name, output, _fault(output, error))
+    return _end(name, output, code if isinstance(code, int) else DONE)
+
+
+def _end(command: str, output: Output, code: int) -> int:
+    """Tell plugins that listen how a command ended that works on a deployment, and return its code."""
+    if command in _HEARD:
+        from headrace.registry import Registry  # noqa: PLC0415 - not for those that only show
+
+        Registry.discover().ended(lambda: Ended(command, code, output.told()))
+    return code
 
 
 def _tell(output: Output, error: HeadraceError) -> None:

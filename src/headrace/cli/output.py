@@ -42,6 +42,7 @@ class Output:
     run: str | None = None
     _console: Console = attrs.field(factory=lambda: Console(highlight=False), init=False, repr=False)
     _kept: dict[str, object] = attrs.field(factory=dict, init=False)
+    _told: Mapping[str, object] = attrs.field(factory=dict, init=False, repr=False)
 
     @property
     def drawn(self) -> bool:
@@ -105,8 +106,14 @@ class Output:
 
     def document(self, content: Mapping[str, object]) -> None:
         """Print the command's result, where JSON was asked for."""
+        self._told = {**self._kept, **content}
         if self.as_json:
-            self._plain(json.dumps({**self._kept, **content}, default=str, ensure_ascii=False))
+            self._plain(json.dumps(self._told, default=str, ensure_ascii=False))
+
+    def told(self) -> dict[str, object]:
+        """Return the command's result as far as it was told, as what JSON can hold."""
+        found: dict[str, object] = json.loads(json.dumps(self._told, default=str))
+        return found
 
     def error(self, name: str, message: str, places: Mapping[str, object]) -> None:
         """Print an error as the result, where JSON was asked for."""
