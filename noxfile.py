@@ -17,6 +17,8 @@ ROOT = Path(__file__).parent
 PROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PROJECT)
 
+PLUGINS = sorted(folder.name for folder in ROOT.glob("examples/plugin-*"))
+
 EXTRAS = {
     "none": "testing",
     "all": "all,testing",
@@ -99,6 +101,24 @@ def kills(session: nox.Session) -> None:
     """Kill a load of real ticks ten times: `nox -s kills -- 'duckdb:///tmp/w.duckdb?table={table}' --data FOLDER`."""
     install(session, EXTRAS["all"])
     session.run("python", "tests/kill/silver.py", "run", session.create_tmp(), *session.posargs)
+
+
+@nox.session
+@nox.parametrize("plugin", PLUGINS, ids=PLUGINS)
+def plugins(session: nox.Session, plugin: str) -> None:
+    """The plugins in examples/ as strangers have them: from their own wheels, with headrace's, and their own tests."""
+    folder, out = ROOT / "examples" / plugin, Path(session.create_tmp()).resolve() / "dist"
+    shutil.rmtree(out, ignore_errors=True)
+    session.install(*group("build"), "hatchling>=1.26")
+    for project in (ROOT, folder):
+        session.run(
+            "python", "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(project), silent=True
+        )
+    mine, ours = sorted(out.glob("*.whl"), key=lambda path: path.name.startswith("headrace-"))
+    session.install("--force-reinstall", "--no-deps", str(ours), str(mine))
+    session.install(f"headrace[testing] @ {ours.as_uri()}", f"{mine.name.split('-')[0]}[test] @ {mine.as_uri()}")
+    session.chdir(folder)
+    session.run("python", "-m", "pytest", "-p", "no:cacheprovider", *session.posargs)
 
 
 @nox.session

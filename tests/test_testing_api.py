@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
 import inspect
 import re
 import subprocess
@@ -61,3 +62,31 @@ def test_the_page_of_planted_faults_is_made_from_the_tests():
         [sys.executable, ROOT / "tests/contracts/page.py"], capture_output=True, text=True, check=True
     )
     assert (ROOT / "docs/pages/planted.md").read_text(encoding="utf-8") == made.stdout
+
+
+def test_the_code_of_write_a_plugin_is_that_of_the_examples():
+    """What the page shows is what `nox -s plugins` tests."""
+    page = ROOT / "docs/pages/plugins.md"
+    spec = importlib.util.spec_from_file_location("snippets", ROOT / "tests/snippets.py")
+    assert spec is not None
+    assert spec.loader is not None
+    snippets = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(snippets)
+    text = page.read_text(encoding="utf-8")
+    assert len(snippets.BLOCK.findall(text)) == text.count("<!-- code:") > 5
+    assert snippets.filled(text) == text
+
+
+@pytest.mark.parametrize("folder", sorted(ROOT.glob("examples/plugin-*")), ids=lambda folder: folder.name)
+def test_examples_import_public_names_only(folder: Path):
+    """A stranger has nothing else; and each example says how it is installed and tested."""
+    assert (folder / "README.md").exists()
+    public = {"headrace", "headrace.contract", "headrace.rowwise", "headrace.testing"}
+    for file in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            modules = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert {m for m in modules if m.partition(".")[0] == "headrace"} <= public, file
+            if isinstance(node, ast.ImportFrom) and node.module in public:
+                exported = importlib.import_module(node.module).__all__
+                assert {a.name for a in node.names} <= set(exported), file

@@ -10,12 +10,11 @@ for big tables type by the block instead; the rows are the same.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 
 import attrs
 
-from headrace.columns import Column
 from headrace.contract import Contract
 from headrace.envelope import decode, decode_lines
 from headrace.errors import CorruptSegmentError, DataError, PositionConflictError, TooManyRejectedError
@@ -23,7 +22,17 @@ from headrace.loader import LEAST_REJECTED, Line, LoadableSegment, QuarantinedRe
 from headrace.records import Partition, Record
 from headrace.rows import Rejected, row
 
-__all__ = ["TypedRow", "TypedSegment", "check_share", "lacking", "newest", "selected", "typed", "typed_again"]
+__all__ = [
+    "TypedRow",
+    "TypedSegment",
+    "check_share",
+    "lacking",
+    "newest",
+    "order_of",
+    "selected",
+    "typed",
+    "typed_again",
+]
 
 _REASONS = 3
 
@@ -201,6 +210,32 @@ def newest(rows: Iterable[TypedRow]) -> list[TypedRow]:
     return list(found.values())
 
 
+def order_of(
+    contract: Contract, cells: Mapping[str, str | None], dataset_id: str, partition: Partition, offset: int
+) -> tuple[object, ...]:
+    """
+    Return what decides between two rows with one key: `TypedRow.order`, of a row that is in a table already.
+
+    Args:
+        contract: Which columns are the order.
+
+        cells: Canonical text by column; those of the order are looked at.
+
+        dataset_id: The row's place in the log, with the next two.
+
+        partition: In that dataset.
+
+        offset: In that partition.
+    """
+    kinds = {column.name: column.kind for column in contract.columns}
+    found: list[object] = []
+    for name in contract.order:
+        text = cells[name]
+        assert text is not None  # noqa: S101 - a contract's order is never nullable
+        found.append(text if kinds[name] == "timestamp" else Decimal(text))  # moments are texts of one width
+    return (*found, partition.stream, partition.number, offset, dataset_id)
+
+
 def selected(selection: Selection, record: QuarantinedRecord) -> bool:
     """Whether a quarantined record is one of those that are meant."""
     return (
@@ -219,7 +254,7 @@ def _typed(contract: Contract, dataset_id: str, partition: Partition, record: Re
     if isinstance(found, Rejected):
         return found
     cells, deleted = (found[:-1], found[-1] == "true") if contract.key else (found, False)
-    named = {column.name: (column, text) for column, text in zip(contract.columns, cells, strict=True)}
+    named = {column.name: text for column, text in zip(contract.columns, cells, strict=True)}
     return TypedRow(
         dataset_id=dataset_id,
         partition=partition,
@@ -227,21 +262,9 @@ def _typed(contract: Contract, dataset_id: str, partition: Partition, record: Re
         timestamp_ms=record.timestamp_ms,
         cells=tuple(cells),
         deleted=deleted,
-        key=tuple(named[name][1] for name in contract.key),
-        order=(
-            *(_ordered(*named[name]) for name in contract.order),
-            partition.stream,
-            partition.number,
-            record.offset,
-            dataset_id,
-        ),
+        key=tuple(named[name] for name in contract.key),
+        order=order_of(contract, named, dataset_id, partition, record.offset),
     )
-
-
-def _ordered(column: Column, text: str | None) -> object:
-    """A cell of the order, as what can be compared; it is never NULL, and moments are texts of one width."""
-    assert text is not None  # noqa: S101 - a contract's order is never nullable
-    return text if column.kind == "timestamp" else Decimal(text)
 
 
 def _refused(
