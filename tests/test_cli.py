@@ -11,10 +11,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("typer")
-pytest.importorskip("rich")
-pytest.importorskip("structlog")
-
 from headrace.cli.app import run
 from headrace.cli.exits import code_of, code_of_stop
 from headrace.errors import (

@@ -9,10 +9,6 @@ from pathlib import Path
 import duckdb
 import pytest
 
-pytest.importorskip("typer")
-pytest.importorskip("rich")
-pytest.importorskip("structlog")
-
 from headrace.chain import Chain
 from headrace.cli.app import run
 from headrace.contract import load_contract

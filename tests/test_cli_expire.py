@@ -8,9 +8,6 @@ from pathlib import Path
 import attrs
 import pytest
 
-pytest.importorskip("typer")
-pytest.importorskip("rich")
-pytest.importorskip("structlog")
 pytest.importorskip("duckdb")
 
 from headrace.cli.app import run

@@ -8,10 +8,6 @@ from pathlib import Path
 import duckdb
 import pytest
 
-pytest.importorskip("typer")
-pytest.importorskip("rich")
-pytest.importorskip("structlog")
-
 from headrace.cli.app import run
 from headrace.plugins.duckdb import quarantine
 from headrace.redrive import Redrive

@@ -14,10 +14,6 @@ from pathlib import Path
 import duckdb
 import pytest
 
-pytest.importorskip("typer")
-pytest.importorskip("rich")
-pytest.importorskip("structlog")
-
 from headrace.cli.app import run
 from headrace.plugins.duckdb import loader as module
 

@@ -15,10 +15,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("typer")
-pytest.importorskip("rich")
-pytest.importorskip("structlog")
-
 from headrace.cli.app import run
 from headrace.cli.progress import Rate, fitting
 

@@ -14,6 +14,7 @@ import pytest
 
 from headrace.contract import Column, Contract, Deletion, column, contract, load_contract
 from headrace.errors import ConfigError
+from headrace.rows import row
 
 
 @contract(version=3)
@@ -110,6 +111,26 @@ def test_it_is_a_class_of_its_own():
         quote.symbol = "B"
 
 
+def test_a_default_as_python_writes_it():
+    """It is one like any other: what stands there is meant."""
+    found = Contract.of(declared(int, lambda: 5))
+    assert ["5"] == [c.default for c in found.columns]
+    assert [None] == [c.default for c in Contract.of(declared(int | None, lambda: None)).columns]
+    assert ["5"] == row(found, b"{}")
+
+
+def test_files_of_one_name(tmp_path):
+    """Each is a module of its own: annotations that are texts mean what they mean in their file."""
+    kinds = {"one": "from decimal import Decimal as Value", "two": "from datetime import datetime as Value"}
+    text = "from __future__ import annotations\n{}\nfrom headrace.contract import contract\n"
+    text += "@contract(version=1)\nclass X:\n    a: Value\n"
+    for folder, line in kinds.items():
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "contracts.py").write_text(text.format(line))
+    found = [load_contract(f"{tmp_path}/{folder}/contracts.py:X") for folder in kinds]
+    assert ["decimal", "timestamp"] == [Contract.of(kept).columns[0].kind for kept in found]
+
+
 def test_a_subclass_is_no_contract():
     """A version is a class's own: it is never inherited unseen."""
     with pytest.raises(ConfigError, match=r"expected a class with @headrace\.contract"):
@@ -142,7 +163,17 @@ def keyed(**table: Any) -> type:
     (lambda: declared(list[int] | str), r"K\.c: found type list\[int\] \| str"),
     (lambda: declared(set[int]), r"K\.c: found type set\[int\]"),
     (lambda: declared(None), r"K\.c: found type <class 'NoneType'>"),
-    (lambda: declared(int, name="_offset"), r"K\._offset: found a name that begins with '_'"),
+    (lambda: declared(int, name="_offset"), r"K\._offset: found a name that is none of a column"),
+    (lambda: declared(int, name="é"), r"K\.é: found a name that is none of a column.*column\(source='é'\)"),
+    (lambda: declared(str, lambda: column(unit="ms")), "unit is for moments, the column is text"),
+    (lambda: declared(int, lambda: column(scale=2)), "precision and scale are for decimals, the column is integer"),
+    (lambda: declared(int, lambda: column(source="a..b")), r"found source 'a\.\.b', expected names with one point between"),
+    (lambda: declared(int, lambda: column(minimum=2, maximum=1)), "found minimum 2 above maximum 1: nothing would be taken"),
+    (lambda: declared(str, lambda: column(one_of="abc")), "found one_of='abc', expected a tuple of texts"),
+    (lambda: declared(str, lambda: column(one_of=(1, 2))), r"found one_of=\(1, 2\), expected texts"),
+    (lambda: declared(int, lambda: "x"), "found default 'x', expected what the column can hold: it is integer"),
+    (lambda: declared(int, lambda: None), "found a default of None, expected a value that the column can hold"),
+    (lambda: declared(list, lambda: attrs.field(factory=list)), "found a default of Factory"),
     (lambda: declared(Decimal, lambda: column(precision=39)), "found precision 39 and scale 9"),
     (lambda: declared(Decimal, lambda: column(precision=0, scale=0)), "found precision 0"),
     (lambda: declared(Decimal, lambda: column(precision=4, scale=5)), "precision 4 and scale 5"),

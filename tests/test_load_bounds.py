@@ -10,10 +10,6 @@ import attrs
 import duckdb
 import pytest
 
-pytest.importorskip("typer")
-pytest.importorskip("rich")
-pytest.importorskip("structlog")
-
 from headrace.chain import Chain
 from headrace.cli.app import run
 from headrace.errors import ConfigError

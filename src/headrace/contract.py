@@ -26,6 +26,7 @@ import importlib
 import importlib.util
 import sys
 import types
+import zlib
 from collections.abc import Callable, Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -223,6 +224,8 @@ def column(
 
         record: Take it from the record's "key", "timestamp" or "offset" instead of its value.
     """
+    if isinstance(one_of, str):
+        raise ConfigError(f"found one_of={one_of!r}, expected a tuple of texts: each of its letters would be a value")
     given = {
         "source": tuple(source.split(".")) if source else (),
         "precision": precision,
@@ -278,7 +281,9 @@ def _module(place: str, text: str) -> types.ModuleType:
     try:
         if not place.endswith(".py"):
             return importlib.import_module(place)
-        spec = importlib.util.spec_from_file_location(f"headrace_contract_{Path(place).stem}", place)
+        # of its own for each file: what its annotations name is looked up in the module of that name
+        name = f"headrace_contract_{Path(place).stem}_{zlib.crc32(str(Path(place).resolve()).encode()):08x}"
+        spec = importlib.util.spec_from_file_location(name, place)
         if spec is None or spec.loader is None or not Path(place).is_file():
             raise ConfigError(f"found contract {text!r}, and there is no file {place}")
         module = importlib.util.module_from_spec(spec)

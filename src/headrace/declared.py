@@ -50,8 +50,11 @@ def described(kept: type, field: attrs.Attribute[Any], hint: Any) -> Column:
             f"{where}: found type {hint}, expected one of {names}, or one of them with | None; list | dict is one as well"
         )
     if not _NAME.fullmatch(field.name):
-        raise ConfigError(f"{where}: found a name that begins with '_', expected a letter: those are the lineage's")
-    given = dict(field.metadata.get(SPEC, {}))
+        raise ConfigError(
+            f"{where}: found a name that is none of a column, expected letters of ASCII, digits and '_', a letter first (the"
+            f" others are the lineage's); where the field has such a name: column(source={field.name!r})"
+        )
+    given = _told(where, field, nullable=type(None) in members)
     default = given.pop("default", None)
     [kind] = kinds
     assert kind is not None  # noqa: S101 - None is none of the kinds
@@ -67,6 +70,17 @@ def described(kept: type, field: attrs.Attribute[Any], hint: Any) -> Column:
     return found if default is None else attrs.evolve(found, default=_default(where, found, default))
 
 
+def _told(where: str, field: attrs.Attribute[Any], *, nullable: bool) -> dict[str, Any]:
+    """What `headrace.contract.column` was told; a default that stands there without it is one as well."""
+    if SPEC in field.metadata:
+        return dict(field.metadata[SPEC])
+    if field.default is attrs.NOTHING:
+        return {}
+    if isinstance(field.default, attrs.Factory) or (field.default is None and not nullable):  # type: ignore[arg-type]
+        raise ConfigError(f"{where}: found a default of {field.default!r}, expected a value that the column can hold")
+    return {"default": field.default}
+
+
 def _check(where: str, found: Column) -> None:
     if not 0 <= found.scale <= found.precision or not 1 <= found.precision <= 38:
         raise ConfigError(
@@ -74,6 +88,20 @@ def _check(where: str, found: Column) -> None:
         )
     if found.unit not in get_args(Unit):
         raise ConfigError(f"{where}: found unit {found.unit!r}, expected one of {', '.join(get_args(Unit))}")
+    if found.unit != "iso" and found.kind != "timestamp":
+        raise ConfigError(f"{where}: unit is for moments, the column is {found.kind}")
+    if (found.precision, found.scale) != (38, 9) and found.kind != "decimal":
+        raise ConfigError(f"{where}: precision and scale are for decimals, the column is {found.kind}")
+    if not all(found.source):
+        raise ConfigError(
+            f"{where}: found source {'.'.join(found.source)!r}, expected names with one point between them"
+        )
+    if None not in (found.minimum, found.maximum) and found.minimum > found.maximum:  # type: ignore[operator]
+        raise ConfigError(
+            f"{where}: found minimum {found.minimum} above maximum {found.maximum}: nothing would be taken"
+        )
+    if not all(isinstance(each, str) for each in found.one_of):
+        raise ConfigError(f"{where}: found one_of={found.one_of!r}, expected texts")
     if found.text and found.kind not in ("integer", "decimal"):
         raise ConfigError(f"{where}: text=True is for numbers that are written as text, the column is {found.kind}")
     if found.one_of and found.kind != "text":

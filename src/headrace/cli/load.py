@@ -13,24 +13,9 @@ import attrs
 import typer
 
 from headrace.chain import Chain
+from headrace.cli import options
 from headrace.cli.exits import DATA, DONE, code_of_stop
 from headrace.cli.lake import open_chain
-from headrace.cli.options import (
-    AsJson,
-    BeginAt,
-    ContractName,
-    Epoch,
-    Evolve,
-    Group,
-    Lake,
-    LogFormat,
-    LogLevel,
-    MaxRejected,
-    RetryFor,
-    StreamName,
-    begin,
-    some_seconds,
-)
 from headrace.cli.output import Output
 from headrace.cli.progress import LoadStatus
 from headrace.cli.signals import stopping
@@ -45,20 +30,22 @@ from headrace.uri import URI
 
 def load(
     context: typer.Context,
-    lake: Lake,
+    lake: options.Lake,
     warehouse: Annotated[
         str, typer.Argument(metavar="WAREHOUSE", help="The target, a URI with its table.", show_default=False)
     ],
-    contract: ContractName,
-    stream: StreamName = "",
-    epoch: Epoch = "",
+    contract: options.ContractName,
+    stream: options.StreamName = "",
+    epoch: options.Epoch = "",
     follow: Annotated[bool, typer.Option("--follow", help="Go on looking for new segments until stopped.")] = False,
     every: Annotated[
         float,
-        typer.Option(parser=some_seconds, metavar="TIME", show_default="5s", help="How often to look, with --follow."),
+        typer.Option(
+            parser=options.some_seconds, metavar="TIME", show_default="5s", help="How often to look, with --follow."
+        ),
     ] = 5.0,
-    group: Group = 16 << 20,
-    max_rejected: MaxRejected = MAX_REJECTED,
+    group: options.Group = 16 << 20,
+    max_rejected: options.MaxRejected = MAX_REJECTED,
     until: Annotated[
         str,
         typer.Option(
@@ -68,7 +55,7 @@ def load(
             " partition up to the first segment of which all records are of then or later.",
         ),
     ] = "",
-    begin_at: BeginAt = None,
+    begin_at: options.BeginAt = None,
     alter: Annotated[
         bool,
         typer.Option(
@@ -77,7 +64,7 @@ def load(
             " decimals, take NOT NULL away. Without it no table is altered.",
         ),
     ] = False,
-    evolve: Evolve = False,
+    evolve: options.Evolve = False,
     plan: Annotated[
         bool,
         typer.Option(
@@ -86,10 +73,10 @@ def load(
             " new table.",
         ),
     ] = False,
-    retry_for: RetryFor = 600.0,
-    json: AsJson = False,
-    log_level: LogLevel = "",
-    log_format: LogFormat = "",
+    retry_for: options.RetryFor = 600.0,
+    json: options.AsJson = False,
+    log_level: options.LogLevel = "",
+    log_format: options.LogFormat = "",
 ) -> int:
     """
     Load what WAREHOUSE lacks of LAKE. Killed at any moment, it is simply run again.
@@ -105,7 +92,7 @@ def load(
     """
     from headrace.contract import load_contract  # noqa: PLC0415 - its imports are not needed by other commands
 
-    output, registry = begin(context, log_level, log_format, as_json=json), Registry.discover()
+    output, registry = options.begin(context, log_level, log_format, as_json=json), Registry.discover()
     sys.path.append("")  # a module of the current folder, after all that is installed
     end, end_ms = _end(until)
     uri = URI.parse(warehouse)

@@ -12,24 +12,10 @@ from typing import Annotated
 import attrs
 import typer
 
+from headrace.cli import options
 from headrace.cli.exits import code_of_stop
 from headrace.cli.lake import open_chain
 from headrace.cli.load import beginning
-from headrace.cli.options import (
-    AsJson,
-    BeginAt,
-    ContractName,
-    Epoch,
-    Evolve,
-    Group,
-    Lake,
-    LogFormat,
-    LogLevel,
-    MaxRejected,
-    RetryFor,
-    StreamName,
-    begin,
-)
 from headrace.cli.output import Output
 from headrace.cli.progress import LoadStatus
 from headrace.cli.selecting import Warehouse
@@ -46,25 +32,25 @@ _VERSION = re.compile(r"_v[0-9]+$")
 
 def reload(
     context: typer.Context,
-    lake: Lake,
+    lake: options.Lake,
     warehouse: Warehouse,
-    contract: ContractName,
+    contract: options.ContractName,
     into: Annotated[
         str,
         typer.Option(
             "--into", metavar="TABLE", show_default="its name with _v and the contract's version", help="The new table."
         ),
     ] = "",
-    stream: StreamName = "",
-    epoch: Epoch = "",
-    group: Group = 16 << 20,
-    max_rejected: MaxRejected = MAX_REJECTED,
-    begin_at: BeginAt = None,
-    evolve: Evolve = False,
-    retry_for: RetryFor = 600.0,
-    json: AsJson = False,
-    log_level: LogLevel = "",
-    log_format: LogFormat = "",
+    stream: options.StreamName = "",
+    epoch: options.Epoch = "",
+    group: options.Group = 16 << 20,
+    max_rejected: options.MaxRejected = MAX_REJECTED,
+    begin_at: options.BeginAt = None,
+    evolve: options.Evolve = False,
+    retry_for: options.RetryFor = 600.0,
+    json: options.AsJson = False,
+    log_level: options.LogLevel = "",
+    log_format: options.LogFormat = "",
 ) -> int:
     """
     Load the history of LAKE anew by a newer contract, into a table of its own, and let readers see that one instead.
@@ -78,7 +64,7 @@ def reload(
     """
     from headrace.contract import Contract, load_contract  # noqa: PLC0415 - its imports are not needed by other commands
 
-    output, registry = begin(context, log_level, log_format, as_json=json), Registry.discover()
+    output, registry = options.begin(context, log_level, log_format, as_json=json), Registry.discover()
     sys.path.append("")  # a module of the current folder, after all that is installed
     uri, kept = URI.parse(warehouse), load_contract(contract)
     name = uri.settings.get("table", "")
