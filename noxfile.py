@@ -129,6 +129,16 @@ def demo(session: nox.Session) -> None:
 
 
 @nox.session
+def airflow(session: nox.Session) -> None:
+    """The example DAGs, in Airflow's own environment; `-- --standalone` with its scheduler, which is killed, among others."""
+    session.install("-r", "tests/airflow/lock")
+    session.install("--no-deps", "--force-reinstall", wheel(session))
+    which = "test_standalone.py" if "--standalone" in session.posargs else "test_dags.py"
+    more = [word for word in session.posargs if word != "--standalone"]
+    session.run("python", "-m", "pytest", "-c", "tests/airflow/pytest.ini", f"tests/airflow/{which}", *more)
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """The pages; a broken link fails. `-- serve` shows them while one writes, `-- zensical` builds them with Zensical."""
     session.install(*group("docs"))

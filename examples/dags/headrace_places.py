@@ -1,0 +1,132 @@
+"""What the example DAGs share: which streams there are, where lake and warehouses are, what is worth a retry. It holds no DAG."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import Asset, ExceptionRetryPolicy, RetryAction, RetryRule
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import duckdb
+
+STREAMS = {"trades": "headrace.demo.contracts:Trade", "bars": "headrace.demo.contracts:Bar"}
+"""Streams of the lake, each with its contract; a table has the name of its stream."""
+
+LAKE, SOURCE, SILVER = "headrace_lake", "headrace_source", "headrace_silver"
+REPORTS, BARS = "headrace_reports", "headrace_bars"
+"""
+Ids of connections: the lake, the log, the warehouse, the folders of reports and of bars.
+
+The DAGs pass these about, and no URI: a task's arguments are shown in the user interface, and what it returns is kept.
+"""
+
+LAKE_GREW = Asset("headrace_lake_grew")
+"""Whoever writes the lake may ring this (POST /api/v2/assets/events); nothing is lost where nobody does."""
+
+SILVER_SOUND = Asset("headrace_silver_sound")
+"""Rung when silver was loaded and the audit found it complete."""
+
+BARS_SOUND = Asset("headrace_bars_sound")
+"""Rung when bars were written and agree with the vendor's."""
+
+RETRIES: dict[str, Any] = {
+    # a process that is killed is run again; three times, so that one night of trouble is outlived and not more
+    "retries": 3,
+    "retry_delay": timedelta(seconds=10),
+    "retry_exponential_backoff": 2.0,
+    "max_retry_delay": timedelta(minutes=5),
+    # headrace tries what does not answer by itself, for ten minutes; what is left of such an error may pass. Wrong data and
+    # wrong settings do not: a retry would only put off the alert.
+    "retry_policy": ExceptionRetryPolicy(
+        [
+            RetryRule("headrace.errors.TransientError", RetryAction.RETRY, reason="it may answer later"),
+            RetryRule("headrace.errors.HeadraceError", RetryAction.FAIL, reason="a retry would find the same"),
+        ]
+    ),
+}
+"""Defaults of every task."""
+
+
+def place(connection_id: str, **more: str) -> str:
+    """
+    The URI of a lake, a log or a warehouse, out of an Airflow connection. It may hold secrets: it is never printed or returned.
+
+    The connection's extra has ``{"uri": "s3://bucket/lake?endpoint_url=…", "settings": {"sasl.password": "…"}}``; login and
+    password, where it has them, become the URI's.
+    """
+    from urllib.parse import quote, urlencode
+
+    from airflow.sdk import Connection
+
+    connection = Connection.get(connection_id)
+    scheme, _, rest = connection.extra_dejson["uri"].partition("://")
+    user = ":".join(quote(word, safe="") for word in (connection.login, connection.password) if word)
+    settings = urlencode({**connection.extra_dejson.get("settings", {}), **more})
+    joint = "" if not settings else "&" if "?" in rest else "?"
+    return f"{scheme}://{user}{'@' if user else ''}{rest}{joint}{settings}"
+
+
+def folder(connection_id: str) -> Path:
+    """The folder of a connection whose URI is ``file:///…``."""
+    from pathlib import Path
+
+    return Path(place(connection_id).removeprefix("file://"))
+
+
+@contextmanager
+def reading(connection_id: str, wait_s: float = 120.0) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open the DuckDB file of a connection for reading; wait while a loader has it, for it is held a transaction at a time."""
+    import time
+
+    import duckdb
+
+    file, until_s = place(connection_id).removeprefix("duckdb://").partition("?")[0], time.monotonic() + wait_s
+    while True:
+        try:
+            connection = duckdb.connect(file, read_only=True)
+        except duckdb.IOException as error:
+            if "lock" not in str(error) or time.monotonic() > until_s:
+                raise
+            time.sleep(0.1)
+        else:
+            break
+    with connection:
+        yield connection
+
+
+def sound(stream: str, warehouse: str, *, deep: bool = False, since: str | None = None, source: str = "") -> Any:
+    """Audit one stream from the lake to one warehouse; from its log too, if *source* is a connection whose URI has {stream}."""
+    from headrace import audit
+    from headrace.contract import load_contract
+
+    return audit(
+        place(LAKE),
+        place(warehouse, table=stream),
+        source=place(source).replace("{stream}", stream) if source else "",
+        stream=stream,
+        contract=load_contract(STREAMS[stream]),
+        deep=deep,
+        since=since,
+    )
+
+
+def must_be_complete(result: Any) -> None:
+    """
+    Fail a task by what an audit found.
+
+    Raises:
+        RuntimeError: Something could not be told: a retry may.
+        AirflowFailException: Something is wrong, and will be at every retry.
+    """
+    from airflow.sdk.exceptions import AirflowFailException
+
+    findings = "\n".join(map(str, result.findings))
+    if result.verdict == "incomplete":
+        raise AirflowFailException(f"{result.stream} is not complete:\n{findings}")
+    if result.verdict == "unknown":
+        raise RuntimeError(f"{result.stream}: it could not be told whether it is complete:\n{findings}")

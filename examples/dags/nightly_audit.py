@@ -1,0 +1,64 @@
+"""
+Reads everything again, byte by byte, and fails on what is wrong: from the log's records to the rows of silver.
+
+By default what is younger than 26 hours is read: a night's run overlaps the one before. `{"since": ""}` reads all there is. The
+report of each stream is kept whether it is good or not; the task fails after it was written.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pendulum
+from airflow.sdk import CronTriggerTimetable, Param, dag, get_current_context, task
+from headrace_places import REPORTS, RETRIES, SILVER, STREAMS, folder, must_be_complete, sound
+
+
+@dag(
+    schedule=CronTriggerTimetable("30 2 * * *", timezone="UTC"),
+    start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
+    catchup=False,  # the night that was missed is read by `since`, once
+    max_active_runs=1,  # two of them would read the same
+    dagrun_timeout=timedelta(hours=6),  # it ends before the market opens
+    default_args=RETRIES,
+    params={
+        "warehouses": Param([SILVER], type="array", description="Connections of the warehouses."),
+        "source": Param("", type="string", description="Connection of the log; empty: it is not compared with one."),
+        "since": Param(None, type=["null", "string"], description="A time with its zone; empty: all."),
+    },
+    tags=["headrace"],
+    doc_md=__doc__,
+)
+def nightly_audit():
+    # It only reads, and needs a core for each: two at once leave the machine to the loads.
+    @task(max_active_tis_per_dagrun=2, execution_timeout=timedelta(hours=3), map_index_template="{{ target_name }}")
+    def examine(stream: str) -> list[str]:
+        """Audit one stream, keep the report, then fail by what it says."""
+        import json
+        import os
+
+        context = get_current_context()
+        context["target_name"], params, run = stream, context["params"], context["dag_run"]
+        since = (
+            (run.run_after - timedelta(hours=26)).isoformat() if params["since"] is None else params["since"] or None
+        )
+        results, kept = [], []
+        for warehouse in params["warehouses"]:
+            result = sound(stream, warehouse, deep=True, since=since, source=params["source"])
+            name = f"{run.run_after:%Y%m%dT%H%M%S}.json"
+            report = folder(REPORTS) / stream / warehouse / name  # the same at each attempt: the last one stays
+            report.parent.mkdir(parents=True, exist_ok=True)
+            draft = report.with_suffix(f".{os.getpid()}")
+            draft.write_text(json.dumps(result.document(), indent=1), encoding="utf-8")
+            draft.replace(report)
+            results.append(result)
+            kept.append(str(report))
+            print(f"{stream} in {warehouse}: {result.verdict}, {len(result.findings)} findings: {report}")
+        for result in results:
+            must_be_complete(result)
+        return kept
+
+    examine.expand(stream=list(STREAMS))
+
+
+nightly_audit()
