@@ -44,6 +44,7 @@ CLIENTS = {
     "websockets": (
         "headrace.plugins.market.alpaca",
         "headrace.plugins.market.coinbase",
+        "headrace.plugins.market.connection",
         "headrace.plugins.market.json_feed",
         "headrace.plugins.market.source",
         "headrace.plugins.market.supervisor",

@@ -42,6 +42,14 @@ def test_what_exactly_once_rests_on_is_fixed(setting: str):
         chosen._positions._lines.settings("id")
 
 
+def test_a_topic_for_each_stream():
+    """``{stream}`` in the topic's name stands for the stream's; positions are about one topic, so not for exactly-once."""
+    sink = KafkaSink(bootstrap="127.0.0.1:9", topic="raw-{stream}")
+    assert ("raw-coins.trades", "raw-coins.gaps") == (sink.topic_of("coins.trades"), sink.topic_of("coins.gaps"))
+    with pytest.raises(ConfigError, match="positions are about one topic"):
+        KafkaSink(bootstrap="127.0.0.1:9", topic="raw-{stream}", guarantee="exactly-once")
+
+
 def test_a_live_feed_is_refused():
     """What a crash took from a source that cannot be read again would be missing: exactly once is not claimed for it."""
 

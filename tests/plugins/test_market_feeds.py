@@ -16,6 +16,7 @@ from headrace.errors import ConfigError
 from headrace.plugins.market.alpaca import Alpaca
 from headrace.plugins.market.coinbase import Coinbase
 from headrace.plugins.market.feed import Feed
+from headrace.plugins.market.gaps import Gaps
 from headrace.plugins.market.json_feed import JsonFeed
 from headrace.plugins.market.source import FeedSource
 from headrace.records import Batch, Hint, Partition, Record, Start
@@ -111,7 +112,7 @@ def follow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Following]
 
     def make(feed: Feed, **settings: Any) -> Following:
         clock = settings.pop("clock", Clock())
-        given = {"clock": clock, "now_ns": clock.ns, "uniform": clock.most, "producer": "p", **settings}
+        given = {"clock": clock, "now_ns": clock.ns, "uniform": clock.most, "run": "p", **settings}
         opened.append(FeedSource(feed=feed, **given))
         return Following(opened[-1], clock)
 
@@ -459,7 +460,7 @@ def test_asked_to_wait(alpaca: AlpacaExchange, follow, status: int, headers: dic
 def test_connection_limit(alpaca: AlpacaExchange, follow):
     """One connection at a time: who finds the limit reached waits until the server has forgotten the one before."""
     first = begun(follow(stocks(alpaca)), alpaca)
-    second = follow(stocks(alpaca), producer="q")
+    second = follow(stocks(alpaca), run="q")
     second.until(lambda: bool(second.clock.waits))
     first.source.finish()
     second.clock.pass_s(90.999)
@@ -547,6 +548,33 @@ def test_numbers_after_a_loss(coinbase: CoinbaseExchange, follow, meanwhile: lis
     assert [41, 42, (meanwhile or [42])[-1]] == [json.loads(v)["trade_id"] for v in following.values("trades")]
 
 
+def test_numbers_before_the_confirmation():
+    """A message that comes before the subscription is confirmed counts: it is not missing."""
+    gaps = Gaps(feed="f", symbols=("A",), producer="p", run="p")
+    gaps.begin("started", None)
+    gaps.count(["A"], [42], 1)
+    gaps.end(2)
+    gaps.count(["A"], [43], 3)
+    gaps.begin("broken off", 4)
+    gaps.count(["A", "A"], [43, 46], 5)  # one that was sent before, and the first new one
+    gaps.end(6)
+    gaps.count(["A"], [47], 7)
+    gaps.begin("broken off", 8)
+    gaps.begin("broken off again", 9)  # it is open
+    gaps.end(10)
+    gaps.count(["A"], [48], 11)
+    gaps.begin("counted anew", 12)
+    gaps.end(13)
+    gaps.count(["A", "A"], [-5000, -4999], 14)
+    last = {gap["id"]: gap for gap in (json.loads(value) for _, value in gaps.out)}
+    assert [("started", None, None, None), ("broken off", 43, 46, 2), ("broken off", 47, 48, 0)] == [
+        (gap["cause"], gap["last_sequence"], gap["next_sequence"], gap["missing"]) for gap in last.values()
+    ][:3]
+    assert [("counted anew", 48, -5000, None)] == [
+        (gap["cause"], gap["last_sequence"], gap["next_sequence"], gap["missing"]) for gap in last.values()
+    ][3:]
+
+
 def test_gap_of_a_gap(coinbase: CoinbaseExchange, follow):
     """Connections that fail one after the other are one gap, from the last message to the first subscription."""
     following = begun(follow(products(coinbase)), coinbase)
@@ -629,3 +657,13 @@ def test_sink_that_stands_elsewhere(alpaca: AlpacaExchange, follow):
     gap = following.gaps()[-1]
     assert ("2026-01-02T15:00:01.000000000Z", "2026-01-02T15:00:02.000000000Z") == (gap["from"], gap["to"])
     assert "not stored" in gap["cause"]
+    # gap records themselves are said again, behind what is there
+    said = following.values("gaps")
+    following.source.move({Partition("alpaca.iex.gaps", 0): Start(70, None, 3)})
+    following.until(lambda: len(following.values("gaps")) == 2 * len(said))
+    assert said == following.values("gaps")[len(said) :]
+    assert 70 == following.said["gaps"][len(said)].offset
+    following.store()
+    following.source.move({Partition("alpaca.iex.gaps", 0): Start(90, None, 4)})
+    following.poll()
+    assert len(following.values("gaps")) == 2 * len(said)

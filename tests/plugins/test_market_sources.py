@@ -253,7 +253,7 @@ def lines(lake: Path, stream: str) -> list[dict]:
 def test_feed_into_a_lake(exchange: CoinbaseExchange, tmp_path: Path):
     """Run after run the offsets go on; what was received is stored when a run is stopped, and the time between is a gap."""
     for number in range(2):
-        source = coins(exchange, producer=f"p{number}")
+        source = coins(exchange, producer="p")
         sink = LakeSink(store=FileStore(root=tmp_path))
         running = Running(Pipeline(source=source, sink=sink, flush=FlushPolicy(age_s=0.05))).begin()
         exchange.wait_for_clients()
@@ -266,7 +266,8 @@ def test_feed_into_a_lake(exchange: CoinbaseExchange, tmp_path: Path):
     assert [*range(1, 101), 100, *range(101, 201)] == [line["value"]["trade_id"] for line in trades]
     gaps = {g["id"]: g for g in (line["value"] for line in lines(tmp_path, "coinbase.gaps"))}
     assert ["started", "stopped", "started", "stopped"] == [g["cause"] for g in gaps.values()]
-    assert gaps["p0-2"]["from"] is not None
+    assert {"p"} == {gap["producer"] for gap in gaps.values()}  # and no id is used twice
+    assert [False, True, False, True] == [gap["from"] is not None for gap in gaps.values()]
 
 
 class Refusing(Sink):

@@ -205,6 +205,8 @@ def test_killed_producers_end_in_silver_once(kafka: str, tmp_path: Path):
             for process in producers.processes.values():
                 process.kill()
                 process.wait(20)
+    findings = Registry.discover().sink(f"kafka://{kafka}/{{stream}}").check()
+    assert {("brokers", "fine"), ("topics", "fine")} == {(f.subject, f.state) for f in findings}
     records = count(kafka, f"{prefix}.trades")
     lake = tmp_path / "lake"
     for kind in ("trades", "gaps"):

@@ -107,17 +107,20 @@ class _Dialogue(Dialogue):
 
     def hear(self, frame: bytes) -> Heard:
         values, heads = self.frames.split(frame)
-        if len(heads) == 1 and heads[0] is not None and heads[0].T in _CONTROL:
-            return self._control(values[0])
-        kinds = [self._kind(head) for head in heads]
-        return Heard(grouped(values, kinds, [None if head is None else head.S for head in heads]))
+        kinds: list[str | None] = [self._kind(head) for head in heads]
+        said = Heard()
+        if OTHER in kinds:
+            for i, head in enumerate(heads):
+                if head is not None and head.T in _CONTROL:  # arrays of one, says the documentation
+                    kinds[i], said = None, self._control(values[i])
+        messages = grouped(values, kinds, [None if head is None else head.S for head in heads])
+        return attrs.evolve(said, messages=messages) if messages else said
 
     def _kind(self, head: _Head | None) -> str:
         kind = OTHER if head is None or head.T is None else _KINDS.get(head.T, OTHER)
         return kind if kind in self.feed.kinds else OTHER
 
     def _control(self, value: bytes) -> Heard:
-        """Control messages are arrays of one."""
         said: dict[str, Any] = msgspec.json.decode(value)
         if said["T"] == "error":
             self._error(said)

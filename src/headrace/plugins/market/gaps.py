@@ -81,11 +81,14 @@ class Gaps:
         symbols: What is subscribed to.
 
         producer: Who keeps these records: of two producers of one feed each has gaps of its own.
+
+        run: What ids begin with: never used by another process, nor by the producer's next run.
     """
 
     feed: str
     symbols: Sequence[str]
     producer: str
+    run: str
     out: list[tuple[str, bytes]] = attrs.field(factory=list)
     """Records to be written: symbol and value. Whoever writes them takes them out."""
 
@@ -93,7 +96,7 @@ class Gaps:
     _numbers: dict[str, int] = attrs.field(factory=dict, init=False)  # the last one of each symbol
     _heard_ns: dict[str, int] = attrs.field(factory=dict, init=False)  # when that was
     _open: dict[str, Missing] = attrs.field(factory=dict, init=False)  # the connection is not there, or not complete
-    _uncounted: dict[str, Missing] = attrs.field(factory=dict, init=False)  # closed, and the next number is not known
+    _uncounted: dict[str, Missing] = attrs.field(factory=dict, init=False)  # the first number behind it is not known
     _late: dict[str, list[Missing]] = attrs.field(factory=dict, init=False)  # whose numbers may come yet
 
     # ---- connections --------------------------------------------------------------------------------------
@@ -103,17 +106,15 @@ class Gaps:
         for symbol in self.symbols:
             if symbol not in self._open:
                 last = self._numbers.get(symbol)
-                # a gap whose end was never counted goes on in this one
-                self._uncounted.pop(symbol, None)
-                self._open[symbol] = self._write(self._new(symbol, cause, from_ns, last=last))
+                gap = self._open[symbol] = self._write(self._new(symbol, cause, from_ns, last=last))
+                if last is not None:  # one whose end was never counted goes on in this one
+                    self._uncounted[symbol] = gap
 
     def end(self, now_ns: int) -> None:
         """From now on nothing is missing."""
-        for symbol, gap in self._open.items():
+        for gap in self._open.values():
             gap.to_ns = now_ns
             self._write(gap)
-            if gap.last is not None or symbol in self._numbers:
-                self._uncounted[symbol] = gap
         self._open.clear()
 
     def between(self, cause: str, from_ns: int | None, to_ns: int) -> None:
@@ -191,7 +192,7 @@ class Gaps:
         self, symbol: str, cause: str, from_ns: int | None, *, to_ns: int | None = None, last: int | None = None
     ) -> Missing:
         number = next(iter(self._ids))
-        return Missing(f"{self.producer}-{number}", symbol, cause, from_ns, to_ns, last)
+        return Missing(f"{self.run}-{number}", symbol, cause, from_ns, to_ns, last)
 
     def _write(self, gap: Missing) -> Missing:
         gap.revision += 1

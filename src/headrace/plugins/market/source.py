@@ -15,6 +15,7 @@ import attrs
 from headrace.finding import Finding
 from headrace.plugins.market.backlog import Backlog, Chunk
 from headrace.plugins.market.backoff import Backoff
+from headrace.plugins.market.connection import Patience
 from headrace.plugins.market.feed import GAPS, OTHER, Feed
 from headrace.plugins.market.gaps import Gaps
 from headrace.plugins.market.supervisor import Supervisor
@@ -44,7 +45,10 @@ class FeedSource(Source):
 
         stream: What the streams' names begin with; the feed's name unless given.
 
-        producer: Who receives, in the ids of connections and gaps; made up unless given. Two processes never share one.
+        producer: Who receives, in the ids of connections and gaps, from run to run; as `run` unless given. Two processes that run
+            at a time have different ones.
+
+        run: Which run of the producer, in the same ids: made up, so that they are never used twice.
 
         queue_bytes: Received and not yet taken. When it is full nothing is received until there is room.
 
@@ -75,7 +79,8 @@ class FeedSource(Source):
 
     feed: Feed
     stream: str = ""
-    producer: str = attrs.field(factory=lambda: secrets.token_hex(4))
+    producer: str = ""
+    run: str = attrs.field(factory=lambda: secrets.token_hex(4))
     queue_bytes: int = attrs.field(default=32 << 20, validator=attrs.validators.gt(0))
     reconnect_first_s: float = 1.0
     reconnect_most_s: float = 60.0
@@ -98,24 +103,35 @@ class FeedSource(Source):
     _said: dict[Partition, deque[tuple[int, int]]] = attrs.field(factory=dict, init=False)
     """Of each batch that is not stored yet its end, and when its first record was received."""
 
+    _gaps: deque[tuple[int, Chunk]] = attrs.field(factory=deque, init=False)  # said and not stored, each with its end
+
     def __attrs_post_init__(self) -> None:
         name = self.stream or self.feed.name
+        run = f"{self.producer}.{self.run}" if self.producer else self.run
         self._kinds = {kind: Partition(f"{name}.{kind}", 0) for kind in (*self.feed.kinds, OTHER, GAPS)}
         self._backlog = Backlog(limit_bytes=self.queue_bytes)
         self._supervisor = Supervisor(
             feed=self.feed,
             backlog=self._backlog,
-            gaps=Gaps(feed=self.feed.name, symbols=self.feed.symbols, producer=self.producer),
+            name=run,
+            gaps=Gaps(
+                feed=self.feed.name,
+                symbols=self.feed.symbols,
+                producer=self.producer or self.run,
+                run=run,
+            ),
             backoff=Backoff(
                 first_s=self.reconnect_first_s,
                 most_s=self.reconnect_most_s,
                 steady_s=self.steady_s,
                 uniform=self.uniform,
             ),
-            open_timeout_s=self.open_timeout_s,
-            subscribe_timeout_s=self.subscribe_timeout_s,
-            ping_every_s=self.ping_every_s,
-            ping_timeout_s=self.ping_timeout_s,
+            patience=Patience(
+                open_timeout_s=self.open_timeout_s,
+                subscribe_timeout_s=self.subscribe_timeout_s,
+                ping_every_s=self.ping_every_s,
+                ping_timeout_s=self.ping_timeout_s,
+            ),
             max_message_bytes=self.max_message_bytes,
             clock=self.clock,
             now_ns=self.now_ns,
@@ -160,6 +176,8 @@ class FeedSource(Source):
             said = self._said.get(partition)
             while said and said[0][0] <= hint.offset:
                 said.popleft()
+            while partition == self._kinds[GAPS] and self._gaps and self._gaps[0][0] <= hint.offset:
+                self._gaps.popleft()
 
     def check(self) -> Iterable[Finding]:
         """Say whether the credentials are there. Nothing is connected: exchanges count connections."""
@@ -196,6 +214,8 @@ class FeedSource(Source):
         count = sum(len(c.values) for c in chunks)
         end = self._next[partition] = start + count
         self._said.setdefault(partition, deque()).append((end, chunks[0].received_ns))
+        if partition == self._kinds[GAPS]:
+            self._gaps += [(start + number, chunk) for number, chunk in enumerate(chunks, 1)]  # one record each
         stamps: list[int] = []
         for chunk in chunks:
             stamps += [chunk.received_ns // 1_000_000] * len(chunk.values)
@@ -216,12 +236,21 @@ class FeedSource(Source):
         )
 
     def _dropped(self, partition: Partition, position: int) -> None:
-        """The sink stands elsewhere: what was said and not stored is gone, and the numbers go on from there."""
+        """
+        The sink stands elsewhere: what was said and not stored is gone, and the numbers go on from there.
+
+        Not so gap records, which are kept until they are stored: those are said again.
+        """
         said = self._said.get(partition)
         from_ns = said[0][1] if said else None
         if said:
             said.clear()
         self._next[partition] = self._stored[partition] = position
+        if partition == self._kinds[GAPS]:
+            again = [chunk for _, chunk in self._gaps]
+            self._gaps.clear()
+            self._backlog.put(again)
+            return
         self._supervisor.tell_gap(f"not stored: the sink of {partition.stream} stands elsewhere", from_ns)
 
     def _all_stored(self) -> bool:

@@ -1,0 +1,214 @@
+"""One connection: what came of it, whether it is alive, and why it ended."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import attrs
+from websockets.exceptions import ConnectionClosed, InvalidStatus, InvalidURI
+
+from headrace.plugins.market.backlog import Chunk
+from headrace.plugins.market.feed import Feed, FeedLostError, FeedRefusedError, Messages
+
+if TYPE_CHECKING:
+    from websockets.sync.client import ClientConnection
+
+SILENT = logging.Logger("headrace.market.websocket", logging.CRITICAL + 1)  # noqa: LOG001 - of nobody's tree
+"""The client library writes frames and headers into its log, and with them credentials: it gets one that nobody reads."""
+
+TICK_S = 0.05
+"""A connection that says nothing is looked at so often."""
+
+_TOO_MANY = 429
+_CREDENTIALS = (401, 403)
+_WRONG_PLACE = (400, 404, 405, 410, 426)
+_TOO_MANY_WAIT_S = 60.0
+_RECEIVED, _CONNECTION, _SEQUENCE = "headrace.received_ns", "headrace.connection", "headrace.sequence"
+
+
+@attrs.frozen(kw_only=True)
+class Patience:
+    """
+    How long things may take, in seconds.
+
+    Attributes:
+        open_timeout_s: Until a connection is there.
+
+        subscribe_timeout_s: From there until the exchange has taken the subscription.
+
+        ping_every_s: A quiet connection is asked so often whether it is still there.
+
+        ping_timeout_s: Until the answer.
+    """
+
+    open_timeout_s: float
+    subscribe_timeout_s: float
+    ping_every_s: float
+    ping_timeout_s: float
+
+
+@attrs.define(eq=False)
+class Connection:
+    """
+    What is known of one connection.
+
+    Attributes:
+        feed: What it is to.
+
+        id: Its own, for headers.
+
+        patience: How long things may take.
+
+        clock: Monotonic seconds.
+
+        now_ns: Nanoseconds since the epoch.
+
+        heard_s: When anything came last.
+
+        data_s: When a message that is kept came last.
+
+        subscribed_s: Since when nothing is missing; None: not yet.
+
+        answered_ns: When a ping was sent whose answer came since; whoever has used that sets it to None.
+
+        behind: We were too slow for it.
+    """
+
+    feed: Feed
+    id: bytes
+    patience: Patience
+    clock: Callable[[], float]
+    now_ns: Callable[[], int]
+    heard_s: float = attrs.field(default=0.0, init=False)
+    data_s: float = attrs.field(default=0.0, init=False)
+    subscribed_s: float | None = attrs.field(default=None, init=False)
+    answered_ns: int | None = attrs.field(default=None, init=False)
+    behind: bool = attrs.field(default=False, init=False)
+    _began_s: float | None = attrs.field(default=None, init=False)
+    _looked_s: float = attrs.field(default=0.0, init=False)
+    _pinged_s: float = attrs.field(default=0.0, init=False)
+    _pinged_ns: int = attrs.field(default=0, init=False)
+    _pong: threading.Event | None = attrs.field(default=None, init=False)
+    _records: int = attrs.field(default=0, init=False)
+
+    def listen(self) -> None:
+        """Whatever did not come until now says nothing: from now on it does."""
+        self.heard_s = self.data_s = self._pinged_s = self._looked_s = self.clock()
+        self._began_s = self.heard_s if self._began_s is None else self._began_s
+        self._pong = None
+
+    def chunk(self, messages: Messages, heard_ns: int) -> Chunk:
+        """Make records of messages that came at this moment."""
+        received, connection = (_RECEIVED, b"%d" % heard_ns), (_CONNECTION, self.id)
+        first, count = self._records + 1, len(messages.values)
+        self._records += count
+        keys = [None if symbol is None else symbol.encode() for symbol in messages.symbols]
+        numbers = [b"%d" % n for n in range(first, first + count)]
+        headers = [(received, connection, (_SEQUENCE, n)) for n in numbers]
+        of_each = len(_RECEIVED) + len(received[1]) + len(_CONNECTION) + len(self.id) + len(_SEQUENCE)
+        nbytes = count * of_each + sum(map(len, numbers)) + sum(map(len, messages.values))
+        nbytes += sum(len(key) for key in keys if key is not None)
+        return Chunk(messages.kind, heard_ns, keys, messages.values, headers, nbytes)
+
+    def look(self, socket: ClientConnection) -> None:
+        """FeedLostError where the connection is dead, or up and silent when it should not be."""
+        now_s = self.clock()
+        if now_s - self._looked_s < TICK_S:
+            return
+        self._looked_s = now_s
+        limit_s = self.patience.subscribe_timeout_s
+        if self.subscribed_s is None and now_s - (self._began_s or 0.0) >= limit_s:
+            raise FeedLostError(f"not subscribed within {limit_s:g} s")
+        self._ping(socket, now_s)
+        beat_s = self.feed.heartbeat_s
+        if beat_s is not None and now_s - self.heard_s >= beat_s:
+            raise FeedLostError(f"no heartbeat for {beat_s:g} s")
+        if self.subscribed_s is not None:
+            quiet_s = self.feed.quiet_s(datetime.fromtimestamp(self.now_ns() / 1e9, UTC))
+            if quiet_s is not None and now_s - self.data_s >= quiet_s:
+                raise FeedLostError(f"silent for {quiet_s:g} s while the market is open")
+
+    def _ping(self, socket: ClientConnection, now_s: float) -> None:
+        """Ask a quiet connection whether it is still there, and take the answer."""
+        if self._pong is not None and self._pong.is_set():
+            self._pong, self._pinged_s = None, now_s
+            self.answered_ns = self._pinged_ns if self.subscribed_s is not None else None
+        if self._pong is not None and now_s - self._pinged_s >= self.patience.ping_timeout_s:
+            raise FeedLostError(f"no answer for {self.patience.ping_timeout_s:g} s")
+        if self._pong is None and now_s - max(self._pinged_s, self.heard_s) >= self.patience.ping_every_s:
+            self._pinged_ns, self._pinged_s = self.now_ns(), now_s
+            self._pong = socket.ping()
+
+
+def received(socket: ClientConnection) -> bytes | None:
+    """Return the next frame; None where none comes for a moment."""
+    try:
+        return socket.recv(timeout=TICK_S, decode=False)
+    except TimeoutError:
+        return None
+
+
+def reason(error: Exception, feed: Feed, *, first: bool, subscribed: bool) -> FeedLostError:
+    """
+    Say why a connection ended, in few words.
+
+    Args:
+        error: What the client library or the system raised.
+
+        feed: What it was to.
+
+        first: There was none before: what is wrong may be the address.
+
+        subscribed: It was of use.
+
+    Raises:
+        FeedRefusedError: Connecting again does not help.
+    """
+    if isinstance(error, ConnectionClosed):
+        return FeedLostError(_closed(error))
+    if isinstance(error, InvalidStatus):
+        return _status(error, feed, first=first)
+    if isinstance(error, InvalidURI):
+        raise FeedRefusedError(f"{feed.safe_url}: no address of a WebSocket: ws://… or wss://…") from error
+    if isinstance(error, ssl.SSLCertVerificationError):
+        if first:
+            raise FeedRefusedError(
+                f"{feed.safe_url}: its certificate cannot be verified ({error.verify_message}); check the address and this"
+                " machine's certificates"
+            ) from error
+        return FeedLostError("its certificate cannot be verified")
+    return FeedLostError("broken off" if subscribed else f"not reached: {type(error).__name__}")
+
+
+def _status(error: InvalidStatus, feed: Feed, *, first: bool) -> FeedLostError:
+    """What an HTTP status of the handshake means."""
+    status, headers = error.response.status_code, error.response.headers
+    if status in _CREDENTIALS:
+        variables = " and ".join(name for name, _ in feed.credentials()) or "the settings"
+        raise FeedRefusedError(
+            f"{feed.safe_url}: refused our credentials (HTTP {status}); check {variables}"
+        ) from error
+    if status in _WRONG_PLACE and first:
+        raise FeedRefusedError(f"{feed.safe_url}: no WebSocket there (HTTP {status}); check the address") from error
+    if status == _TOO_MANY:
+        after = headers.get("Retry-After", "")
+        return FeedLostError(
+            f"too many connections (HTTP {status})", float(after) if after.isdecimal() else _TOO_MANY_WAIT_S
+        )
+    return FeedLostError(f"HTTP {status}")
+
+
+def _closed(error: ConnectionClosed) -> str:
+    """Why a connection was closed, by whom."""
+    if error.sent is not None and not error.rcvd_then_sent:
+        words = {1009: "oversized frame", 1007: "a frame that is no UTF-8", 1002: "broken protocol"}
+        return words.get(error.sent.code, f"closed by us ({error.sent.code})")
+    if error.rcvd is None:
+        return "broken off"
+    said = " ".join(error.rcvd.reason.split())[:100]
+    return f"closed ({error.rcvd.code}{': ' + said if said else ''})"
