@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
+from headrace.auditing.run import Audit
 from headrace.loader import Loader
 from headrace.plugins.duckdb import loader as duckdb_loader
 from headrace.plugins.duckdb import rows as duckdb_rows
@@ -22,8 +24,9 @@ from headrace.plugins.duckdb.connection import connected
 from headrace.plugins.duckdb.loader import DuckDBLoader
 from headrace.records import Partition
 from headrace.testing.contracts.keyed_loader import KeyedLoaderContract
-from headrace.testing.contracts.loader import Cells, LedgerRow, LoaderContract, Place, Warehouse
+from headrace.testing.contracts.loader import DATASET, PARTITIONS, Cells, LedgerRow, LoaderContract, Place, Warehouse
 from headrace.testing.silver import Gate, SilverMachine, ViolationError
+from headrace.testing.store import MemoryStore
 
 pytest_plugins = ["pytester"]
 
@@ -137,7 +140,31 @@ class DuckDBMachine(SilverMachine):
             self.folder.cleanup()
 
 
-class TestDuckDBMachine(DuckDBMachine.TestCase):
+class Audited(DuckDBMachine):
+    """The audit looks while loaders are in the middle of their transactions, and has nothing to say."""
+
+    def audit(self) -> None:
+        store, stream = MemoryStore(), PARTITIONS[0].stream
+        pin = {"id": DATASET, "stream": stream, "layout": 1, "format": "jsonl", "compression": "gzip", "partitions": 1}
+        store.objects[f"{stream}/_headrace/dataset.json"] = json.dumps(pin).encode()
+        for number, links in self.chain.items():
+            for link in links:
+                place = f"{stream}/partition={PARTITIONS[number].number}/{link.segment.start:020d}.jsonl.gz"
+                store.objects[place] = link.body()
+        result = Audit(
+            store=store, stream=stream, loader=self._open(newer=True), deep=True, workers=1, retry_for_s=0.0
+        ).run()
+        if result.findings:
+            raise ViolationError(f"the audit cries wolf: {'; '.join(map(str, result.findings))}")
+
+    def teardown(self) -> None:
+        try:
+            self.audit()  # some of them are in the middle of a transaction
+        finally:
+            super().teardown()
+
+
+class TestDuckDBMachine(Audited.TestCase):
     """Whatever happens to loaders, each record is a row or in quarantine, once; `HYPOTHESIS_PROFILE=nightly` looks longer."""
 
     settings = settings(
@@ -151,7 +178,11 @@ class KeyedMachine(DuckDBMachine):
     keyed = True
 
 
-class TestKeyedMachine(KeyedMachine.TestCase):
+class AuditedKeys(Audited):
+    keyed = True
+
+
+class TestKeyedMachine(AuditedKeys.TestCase):
     """The same of a contract with a key: the rows are the newest of what the ledger covers, at every moment."""
 
     settings = settings(

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,7 +16,7 @@ from headrace.auditing.result import AuditResult, PartitionAudit
 from headrace.cli.options import AsJson, Epoch, Lake, LogFormat, LogLevel, StreamName, begin, seconds
 from headrace.cli.output import Output
 from headrace.cli.progress import Looking
-from headrace.errors import TransientError
+from headrace.errors import ConfigError, TransientError
 
 _STYLES = {"complete": "bold green", "incomplete": "bold red", "unknown": "bold yellow"}
 
@@ -68,6 +69,12 @@ def audit(
         bool,
         typer.Option("--caught-up", help="What is on its way is not complete: the last task of a job may ask for it."),
     ] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html", metavar="FILE", show_default=False, help="Write a page for people as well, in one file."
+        ),
+    ] = None,
     retry_for: Annotated[
         float,
         typer.Option(
@@ -93,7 +100,7 @@ def audit(
 
     headrace audit file:///lake 'duckdb:///silver.duckdb?table=trades' --source kafka://127.0.0.1:9092/trades
 
-    headrace audit file:///lake 'duckdb:///silver.duckdb?table=trades' --contract trades.py:Trade --deep
+    headrace audit file:///lake 'duckdb:///silver.duckdb?table=trades' --contract trades.py:Trade --deep --html audit.html
     """
     from headrace.contract import load_contract  # noqa: PLC0415 - its imports are not needed by other commands
 
@@ -111,9 +118,20 @@ def audit(
             with Looking(f"{run.stream} in {run.store.place}", "objects") as looking:
                 run.observe = looking
                 result = run.run()
+    if html is not None:
+        _write(html, result)
     _show(output, result)
     output.document(result.document())
     return result.exit_code
+
+
+def _write(file: Path, result: AuditResult) -> None:
+    from headrace.auditing.page import render  # noqa: PLC0415 - only where a page is wanted
+
+    try:
+        file.write_text(render(result), encoding="utf-8")
+    except OSError as exc:
+        raise ConfigError(f"{file} cannot be written: {exc.strerror}") from exc
 
 
 def _show(output: Output, result: AuditResult) -> None:
