@@ -224,7 +224,7 @@ class _Walk:
 
     def _gap(self, end: int) -> None:
         self.damaged.append((self.position, end))
-        evidence = f"no segment covers it; the next object is {self.seen.number}:{end}"
+        evidence = f"no segment covers it; the next one starts at {end}"
         if not self.good and self.position == 0:
             evidence = f"the head of the chain is not there, and no note says that it was expired; it begins at {end}"
         advice = "restore the segments from a copy; where there is none, decide whether the log still has these offsets"
@@ -250,7 +250,11 @@ class _Walk:
         says = f"{key} says partition {said.partition}, [{said.start}, {said.end})"
         home = self.homes.get(said.digest)
         if home is not None:
-            return "duplicate", f"{says}: it is a copy of the segment at {home[0]}:{home[1]}", f"{MOVE}, then {RESTORE}"
+            return (
+                "duplicate",
+                f"{says}: it is a copy of the segment at {home[1]} of partition {home[0]}",
+                f"{MOVE}, then {RESTORE}",
+            )
         kind = "foreign" if said.partition != self.seen.number else "corrupt"
         return (
             kind,
@@ -266,7 +270,9 @@ class _Walk:
             return
         home = self.homes.get(said.digest)
         kind = "duplicate" if home else "foreign"
-        whose = f"a copy of the segment at {home[0]}:{home[1]}" if home else f"of dataset {said.dataset_id}"
+        whose = (
+            f"a copy of the segment at {home[1]} of partition {home[0]}" if home else f"of dataset {said.dataset_id}"
+        )
         self._find(kind, said.start, said.end, f"{item.key} is no segment by its name: {whose}", MOVE)
 
     def _count_holes(self, said: Said) -> None:

@@ -15,7 +15,7 @@ _WIDTH = 1000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _WORDS: dict[State | str, str] = {
     "loaded": "loaded",
-    "quarantined": "loaded, some of it quarantined",
+    "quarantined": "of it in quarantine, as a share of the height",
     "in the lake": "in the lake, not loaded yet",
     "in the log": "in the log, not stored yet",
     "expired": "expired on purpose",
@@ -42,7 +42,7 @@ def render(result: AuditResult) -> str:
         meaning=escape(_meaning(result)),
         facts="".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in _facts(result)),
         legend=_legend(result),
-        coverage="".join(_coverage(result.stream, p) for p in result.partitions) or "<p>No partition was seen.</p>",
+        coverage="".join(_coverage(result, p) for p in result.partitions) or "<p>No partition was seen.</p>",
         findings=_findings(result),
         counts="".join(map(_count_row, result.partitions)),
         holes=_holes(result.partitions),
@@ -71,9 +71,11 @@ def _meaning(result: AuditResult) -> str:
 
 def _facts(result: AuditResult) -> Iterable[tuple[str, str]]:
     parts = result.partitions
+    if not parts:
+        return
     yield "records in the lake", f"{sum(p.records for p in parts):,}"
     yield "segments", f"{sum(p.segments for p in parts):,}"
-    yield "in the lake", format_bytes(sum(p.nbytes for p in parts))
+    yield "size of the lake", format_bytes(sum(p.nbytes for p in parts))
     if result.warehouse:
         yield "rows", f"{sum(p.rows or 0 for p in parts):,}"
         yield "in quarantine", f"{sum(p.quarantined or 0 for p in parts):,}"
@@ -85,13 +87,14 @@ def _facts(result: AuditResult) -> Iterable[tuple[str, str]]:
 # ---- the picture ----------------------------------------------------------------------------------------------------
 
 
-def _kind(span: Span) -> str:
-    return "quarantined" if span.state == "loaded" and span.quarantined else span.state
-
-
 def _legend(result: AuditResult) -> str:
-    there = {_kind(span) for p in result.partitions for span in p.spans}
-    return "".join(
+    there: set[str] = {span.state for p in result.partitions for span in p.spans}
+    there |= {"quarantined"} if any(span.quarantined for p in result.partitions for span in p.spans) else set()
+    svg = '<li><svg class="swatch" viewBox="0 0 20 14" aria-hidden="true">'
+    marks = f'{svg}<path d="M4 13l6 -10l6 10z" class="mark"/></svg>a finding</li>'
+    low = f'{svg}<path d="M10 0v14" class="low"/></svg>the log begins</li>'
+    more = marks * any(f.partition is not None for f in result.findings) + low * any(p.low for p in result.partitions)
+    return more + "".join(
         f'<li><svg class="swatch" viewBox="0 0 20 14" aria-hidden="true"><rect width="20" height="14" class="{_MARKS[name]}"/>'
         f"</svg>{escape(words)}</li>"
         for name, words in _WORDS.items()
@@ -99,50 +102,72 @@ def _legend(result: AuditResult) -> str:
     )
 
 
-def _coverage(stream: str, p: PartitionAudit) -> str:
+def _coverage(result: AuditResult, p: PartitionAudit) -> str:
     last = max([p.chain_end, p.log_end or 0, p.ledger_end or 0, *(span.end for span in p.spans), 1])
     scale = _WIDTH / last
     blocks = "".join(_block(span, scale) for span in p.spans if span.end > span.start)
-    marks = []
-    if p.low:
-        marks.append(
-            f'<path d="M{p.low * scale:.2f} 0v34" class="low"><title>the log begins at {p.low:,}</title></path>'
-        )
-    told = _told(stream, p)
+    low = (
+        f'<path d="M{p.low * scale:.2f} 0v34" class="low"><title>the log begins at {p.low:,}</title></path>'
+        if p.low
+        else ""
+    )
+    found = [f for f in result.findings[:_SHOWN] if f.partition == p.number]
     return (
-        f"<figure><figcaption><b>partition {p.number}</b> <span>{escape(_line(p))}</span></figcaption>"
-        f'<svg class="bar" viewBox="0 0 {_WIDTH} 34" preserveAspectRatio="none" role="img" aria-label="{escape(told)}">'
-        f'<rect width="{_WIDTH}" height="26" y="4" class="nothing"/>{blocks}{"".join(marks)}</svg>'
+        f"<figure><figcaption><b>partition {p.number}</b> <span>{escape(_line(p, len(found)))}</span></figcaption>"
+        f'<svg class="bar" viewBox="0 0 {_WIDTH} 34" preserveAspectRatio="none" role="img"'
+        f' aria-label="{escape(_told(result.stream, p))}">'
+        f'<rect width="{_WIDTH}" height="26" y="4" class="nothing"/>{blocks}{low}</svg>'
+        f"{_marks(found, last) if found else ''}"
         f'<div class="ends" aria-hidden="true"><span>0</span><span>{_times(p)}</span><span>{last:,}</span></div></figure>'
     )
 
 
 def _block(span: Span, scale: float) -> str:
-    kind = _kind(span)
     least = 4.0 if span.state == "missing" else 1.0  # what is wrong is seen, however short it is
     width = max(least, (span.end - span.start) * scale - 0.6)
-    about = f"[{span.start:,}, {span.end:,}): {_WORDS.get(kind, kind)}"
+    about = f"[{span.start:,}, {span.end:,}): {_WORDS.get(span.state, span.state)}"
     about += f", {span.records:,} records" if span.records else ""
     about += f", {span.quarantined:,} of them in quarantine" if span.quarantined else ""
-    place = f'x="{span.start * scale:.2f}" y="4" width="{width:.2f}" height="26"'
-    return f'<rect {place} class="{_MARKS.get(kind, kind)}"><title>{escape(about)}</title></rect>'
+    place = f'x="{span.start * scale:.2f}" width="{width:.2f}"'
+    block = f'<rect {place} y="4" height="26" class="{_MARKS.get(span.state, span.state)}"/>'
+    if span.quarantined:
+        height = max(3.0, 26 * min(1.0, span.quarantined / max(1, span.records)))
+        block += f'<rect {place} y="{30 - height:.2f}" height="{height:.2f}" class="quarantined"/>'
+    return f"<g><title>{escape(about)}</title>{block}</g>"
 
 
-def _line(p: PartitionAudit) -> str:
-    parts = [f"{p.records:,} records in {p.segments:,} segments"]
+def _marks(found: Sequence[AuditFinding], last: int) -> str:
+    """A mark under the picture for each finding: one row may be wrong in a million."""
+    marks = "".join(
+        f'<svg x="{100 * min(1.0, (f.start + f.end) / 2 / last):.2f}%" overflow="visible"><path d="M-5 9l5 -9l5 9z" class="mark">'
+        f"<title>{escape(f.kind)} in the {escape(f.where)}, [{f.start:,}, {f.end:,})</title></path></svg>"
+        for f in found
+    )
+    return f'<svg class="marks" aria-hidden="true">{marks}</svg>'
+
+
+def _line(p: PartitionAudit, findings: int) -> str:
+    parts = [f"{_several(p.records, 'record')} in {_several(p.segments, 'segment')}"]
+    parts += [_several(findings, "finding")] if findings else []
     missing = sum(span.end - span.start for span in p.spans if span.state == "missing")
-    parts += [f"{missing:,} offsets missing or damaged"] if missing else []
+    parts += [f"{_several(missing, 'offset')} missing or damaged"] if missing else []
     parts += [f"{p.behind_log:,} behind the log"] if p.behind_log else []
     parts += [f"{p.behind_lake:,} not loaded yet"] if p.behind_lake else []
     return ", ".join(parts)
 
 
+def _several(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def _told(stream: str, p: PartitionAudit) -> str:
     """The picture in words, for who cannot see it: how many offsets are in which state, and where what is missing is."""
-    sums: dict[str, int] = {}
+    sums: dict[State, int] = {}
     for span in p.spans:
-        sums[_kind(span)] = sums.get(_kind(span), 0) + span.end - span.start
-    parts = [f"{count:,} offsets {_WORDS.get(kind, kind)}" for kind, count in sums.items()]
+        sums[span.state] = sums.get(span.state, 0) + span.end - span.start
+    parts = [f"{_several(count, 'offset')} {_WORDS.get(state, state)}" for state, count in sums.items()]
+    refused = sum(span.quarantined for span in p.spans)
+    parts += [f"{_several(refused, 'record')} in quarantine"] if refused else []
     missing = [f"[{s.start:,}, {s.end:,})" for s in p.spans if s.state == "missing"][:5]
     parts += [f"missing or damaged: {', '.join(missing)}"] if missing else []
     return f"{stream}, partition {p.number}: {'; '.join(parts) or 'nothing is there'}"
@@ -155,7 +180,7 @@ def _times(p: PartitionAudit) -> str:
 
 
 def _time(ms: int) -> str:
-    return (_EPOCH + timedelta(milliseconds=ms)).strftime("%Y-%m-%d %H:%M:%S") + " UTC"
+    return f"{(_EPOCH + timedelta(milliseconds=ms)).replace(tzinfo=None).isoformat(' ', 'seconds')} UTC"
 
 
 # ---- tables ---------------------------------------------------------------------------------------------------------
@@ -187,7 +212,7 @@ def _count_row(p: PartitionAudit) -> str:
 
 def _cell(value: object) -> str:
     if value is None:
-        return '<td class="none"><span aria-label="not asked">–</span></td>'
+        return '<td class="none"><span aria-hidden="true">-</span><span class="unseen">not asked</span></td>'
     return f"<td>{value:,}</td>" if isinstance(value, int) else f"<td>{escape(str(value))}</td>"
 
 
@@ -197,7 +222,7 @@ def _holes(partitions: Sequence[PartitionAudit]) -> str:
         for p in partitions
         for what, count in sorted(p.holes.items())
     )
-    return rows or '<tr><td colspan="3" class="text">None: every offset of the chains holds a record.</td></tr>'
+    return rows or '<tr><td colspan="3" class="text">None that was seen.</td></tr>'
 
 
 def _digest_row(p: PartitionAudit) -> str:
