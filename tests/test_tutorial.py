@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
@@ -43,7 +45,7 @@ def answers(folder: Path, steps: list[str]) -> list[str]:
             start_new_session=True,
         )
         try:
-            code = shell.wait(timeout=120)
+            code = shell.wait(timeout=280)
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(shell.pid, signal.SIGKILL)  # the broker that a step has left in the background, too
@@ -81,13 +83,37 @@ def test_the_reader_of_the_format_page(followed: tuple[Path, list[str]]):
     """With the standard library alone every record comes back to the byte, and trailers hold."""
     folder, _ = followed
     page = (ROOT / "docs/pages/format.md").read_text(encoding="utf-8")
-    found: dict[str, object] = {}
+    found: dict[str, Any] = {}
     for program in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
         exec(program, found)
     lines = [(folder / name).read_bytes().splitlines() for name in ("trades.jsonl", "more.jsonl")]
-    assert [*lines[0], *lines[1]] == [value for *_, value in found["records"](f"{folder}/lake/trades")]  # type: ignore[operator]
+    assert [*lines[0], *lines[1]] == [value for *_, value in found["records"](f"{folder}/lake/trades")]
     (first, second) = sorted((folder / "lake/trades").glob("partition=*/*.jsonl.gz"))
-    assert [(0, 5), (5, 8)] == [(t["start"], t["end"]) for t in (found["trailer"](str(p)) for p in (first, second))]  # type: ignore[operator]
+    assert [(0, 5), (5, 8)] == [(t["start"], t["end"]) for t in (found["trailer"](str(p)) for p in (first, second))]
+
+
+@pytest.mark.usefixtures("logging_restored")
+def test_the_writer_of_the_format_page(followed: tuple[Path, list[str]], tmp_path: Path):
+    """What it writes is a segment to everything of headrace, to the frame's last byte, and no second one gets its name."""
+    folder, _ = followed
+    lake = shutil.copytree(folder / "lake", tmp_path / "lake")
+    page = (ROOT / "docs/pages/format.md").read_text(encoding="utf-8")
+    found: dict[str, Any] = {}
+    for program in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(program, found)
+    (first, *_) = sorted((lake / "trades").glob("partition=*/*.jsonl.gz"))
+    said = found["trailer"](str(first))
+    row = {"offset": 8, "timestamp_ms": 5, "key": None, "headers": None, "value": {"id": "ü"}}
+    body = found["segment"](said["dataset"], "trades", said["partition"], 8, [row])
+    assert (first.read_bytes()[-1024:][:16], first.read_bytes()[-10:]) == (body[-1024:][:16], body[-10:])
+    path = str(first.parent / f"{8:020d}.jsonl.gz")
+    found["create"](path, body)
+    with pytest.raises(FileExistsError):
+        found["create"](path, body)
+    assert 0 == run(["audit", f"file://{lake}", "--deep"])
+    assert b'{"id":"\xc3\xbc"}' in [value for *_, value in found["records"](f"{lake}/trades")]
+    Path(path).write_bytes(body.replace(b'"records":1', b'"records":2'))  # the audit can fail
+    assert 1 == run(["audit", f"file://{lake}", "--deep"])
 
 
 QUERIES = [
@@ -99,6 +125,7 @@ QUERIES = [
 ]
 
 
+@pytest.mark.usefixtures("logging_restored")
 @pytest.mark.parametrize("query", QUERIES)
 def test_query(query: str, followed: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch):
     """The queries of the pages run on what the tutorial has made, and those that check the sums say true."""
