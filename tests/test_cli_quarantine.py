@@ -126,8 +126,14 @@ def test_nothing_is_made_by_looking(capfdbinary, tmp_path):
     target = f"duckdb://{tmp_path}/none.duckdb?table=ticks"
     assert (0, b"") == called(capfdbinary, "quarantine", "export", target)[:2]
     code, _, err = called(capfdbinary, "quarantine", "list", target)
-    assert (0, True) == (code, "the quarantine of ticks is empty" in err)
+    nothing = "the quarantine of ticks is empty for what was selected, or there is no such table"
+    assert (0, True) == (code, nothing in err)
     assert [] == list(tmp_path.iterdir())
+    (tmp_path / "contracts.py").write_text(CONTRACTS)
+    for more in ((), ("--dry-run",)):
+        code, _, err = called(capfdbinary, "redrive", target, *by(tmp_path, "Tick"), "--log-level", "error", *more)
+        assert (0, True) == (code, nothing in err)
+    assert not (tmp_path / "none.duckdb").exists()
 
 
 def test_show(capfdbinary, table):

@@ -19,7 +19,7 @@ from headrace.cli.exits import DATA, DONE
 from headrace.cli.options import AsJson, LogFormat, LogLevel, begin
 from headrace.cli.output import Output
 from headrace.cli.progress import Looking
-from headrace.cli.selecting import From, OfColumn, OfPartition, OfStream, Reason, To, Warehouse, selected
+from headrace.cli.selecting import From, OfColumn, OfPartition, OfStream, Reason, To, Warehouse, nothing_in, selected
 from headrace.cli.show_record import fields_of, print_fields, record_rows
 from headrace.envelope import decode
 from headrace.errors import ConfigError
@@ -67,7 +67,7 @@ def counts(
     total = sum(c.records for c in found)
     output.document({"target": loader.target, "records": total, "quarantine": documents})
     output.table(f"quarantine of {loader.target}", names, rows)
-    output.remark(f"{total:,} records" if total else f"the quarantine of {loader.target} is empty")
+    output.remark(f"{total:,} records" if total else nothing_in(loader.target))
     return DONE
 
 

@@ -15,7 +15,7 @@ from headrace.cli.exits import code_of_stop
 from headrace.cli.options import AsJson, ContractName, LogFormat, LogLevel, RetryFor, begin
 from headrace.cli.output import Output
 from headrace.cli.progress import RedriveStatus
-from headrace.cli.selecting import From, OfColumn, OfPartition, OfStream, Reason, To, Warehouse, selected
+from headrace.cli.selecting import From, OfColumn, OfPartition, OfStream, Reason, To, Warehouse, nothing_in, selected
 from headrace.cli.signals import stopping
 from headrace.errors import HeadraceError
 from headrace.logs import redacted
@@ -97,11 +97,15 @@ def _forecast(output: Output, run: Redrive) -> None:
         {"dry_run": True, "tried": tried, "would_load": taken, "outlook": [attrs.asdict(each) for each in found]}
     )
     output.table(f"what {run.loader.contract.__name__} says of the quarantine of {run.loader.target}", names, rows)
+    if not tried:
+        output.remark(nothing_in(run.loader.target))
     output.remark(f"{taken:,} of {tried:,} records would become rows; nothing was written")
 
 
 def _report(output: Output, run: Redrive) -> None:
     done = run.progress
+    if not done.tried:
+        output.remark(nothing_in(run.loader.target))
     output.keep({"tried": done.tried, **attrs.asdict(done.result), "transactions": done.transactions})
     hidden = f", {done.result.superseded:,} superseded" if done.result.superseded else ""
     output.line(

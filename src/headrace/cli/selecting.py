@@ -54,3 +54,8 @@ def selected(
         column=column,
         stream=stream or None,
     )
+
+
+def nothing_in(target: str) -> str:
+    """Say that nothing was found; a name that was misspelled looks the same, since asking makes no table."""
+    return f"the quarantine of {target} is empty for what was selected, or there is no such table"
