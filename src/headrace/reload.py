@@ -70,7 +70,7 @@ class Reload:
 
     def __attrs_post_init__(self) -> None:
         self._retry = Retry(self.retry_for_s)
-        if self.target == self.name:
+        if self.target.lower() == self.name.lower():  # databases do not tell case
             raise ConfigError(f"found the new target {self.target!r}, expected another name than the one it replaces")
 
     def run(self) -> bool:
@@ -88,10 +88,11 @@ class Reload:
             ConfigError: The warehouse cannot swap targets, or there is nothing to replace.
         """
         with self.make(self.target) as loader:
+            new = loader.target  # as the warehouse writes it
             if type(loader).take_over is Loader.take_over:
                 loader.take_over(self.name)  # it refuses: told before a history is loaded for nothing
         old = self._asked(lambda loader: loader.current(), self.name)
-        if old != self.target and not any(self._positions(old).values()):
+        if old != new and not any(self._positions(old).values()):
             raise ConfigError(
                 f"{old} holds nothing of {self.chain.dataset.stream!r}: there is nothing to replace, load it"
             )
@@ -101,7 +102,7 @@ class Reload:
             if self._retry.hurry.is_set():
                 return False
             try:
-                if old != self.target:
+                if old != new:
                     self._compare(old)
                 self._asked(lambda loader: loader.take_over(self.name), self.target)
             except PositionConflictError as error:  # the old one went on meanwhile

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 
+import attrs
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from snowflake.connector import errors
 
-from headrace.contract import Contract, contract
+from headrace.contract import Contract, column, contract
 from headrace.errors import CommitUnknownError, ConfigError, SinkUnavailableError
+from headrace.plugins.snowflake import views
 from headrace.plugins.snowflake.account import Account
+from headrace.plugins.snowflake.alter import changes
 from headrace.plugins.snowflake.answers import committing, is_loss, refused_login, told
 from headrace.plugins.snowflake.doctor import grants
 from headrace.plugins.snowflake.loader import SnowflakeLoader
-from headrace.plugins.snowflake.tables import Tables, differences, statements
+from headrace.plugins.snowflake.tables import LINEAGE, Tables, differences, statements
 from headrace.registry import Registry
+from headrace.typed.alter import Found
 from headrace.uri import URI
 
 KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -175,13 +181,91 @@ def test_definitions():
 def test_another_table():
     """A table that would round or refuse is told from the contract's, column by column."""
     columns = [
-        ("SYMBOL", "VARCHAR(10)", False, False),
-        ("SIZE", "NUMBER(5,0)", False, False),
-        ("X", "VARCHAR", False, False),
+        Found("SYMBOL", "VARCHAR(10)", False, False),
+        Found("SIZE", "NUMBER(5,0)", False, False),
+        Found("X", "VARCHAR", False, False),
     ]
     told_of = differences(Contract.of(Row), columns)
     assert "column SIZE is NUMBER(5,0) NOT NULL, expected NUMBER(19,0) NOT NULL" in told_of
     assert "column X is NOT NULL, and the contract has no such column" in told_of
+
+
+@contract(version=2)
+class Altered:
+    """
+    A newer one.
+
+    Attributes:
+        venue: It's where.
+    """
+
+    symbol: str
+    short: str = column(max_length=10)
+    long: str = column(max_length=11)
+    size: Decimal | None = column(precision=30, scale=0)
+    price: Decimal = column(precision=20, scale=4)
+    finer: Decimal = column(precision=30, scale=5)
+    venue: str | None
+    lot: int = column(default=100)
+    tick: Decimal = column(precision=10, scale=4, default="0.5")
+    open: bool = column(default=True)
+    since: datetime = column(default=datetime(2024, 1, 2, 3, 4, 5, 6, tzinfo=UTC))
+    kind: str = column(default="it's \\")
+    flags: list[str] = column(default=[])
+    broker: str
+
+
+def test_changes():
+    """What the service can alter is a statement that can be said again; what it cannot is said in words, with its types."""
+    found = [
+        Found("SYMBOL", "VARCHAR(16777216)", False, False),
+        Found("SHORT", "VARCHAR(10)", False, False),
+        Found("LONG", "VARCHAR(10)", False, False),
+        Found("SIZE", "NUMBER(19,0)", False, False),
+        Found("PRICE", "NUMBER(30,4)", False, False),
+        Found("FINER", "NUMBER(28,4)", False, False),
+        Found("NOTE", "VARCHAR(16777216)", False, False),
+        *(Found(name, "VARCHAR(16777216)", False, False) for name in LINEAGE),
+    ]
+    told_of = changes(Tables("T"), Contract.of(Altered), found)
+    alter = 'ALTER TABLE "T"'
+    assert [change.statement for change in told_of if change.statement] == [
+        f'{alter} ALTER COLUMN "LONG" SET DATA TYPE VARCHAR(16777216)',
+        f'{alter} ALTER COLUMN "SIZE" SET DATA TYPE NUMBER(30,0)',
+        f'{alter} ALTER COLUMN "SIZE" DROP NOT NULL',
+        f"{alter} ADD COLUMN IF NOT EXISTS \"VENUE\" VARCHAR COMMENT 'It''s where.'",
+        f'{alter} ADD COLUMN "LOT" NUMBER(19,0) DEFAULT 100',
+        f'{alter} ADD COLUMN "TICK" NUMBER(10,4) DEFAULT 0.5000',
+        f'{alter} ADD COLUMN "OPEN" BOOLEAN DEFAULT TRUE',
+        f"{alter} ADD COLUMN \"SINCE\" TIMESTAMP_NTZ(9) DEFAULT '2024-01-02 03:04:05.000006000'::TIMESTAMP_NTZ(9)",
+        f"{alter} ADD COLUMN \"KIND\" VARCHAR DEFAULT 'it''s \\\\'",
+        f'{alter} ALTER COLUMN "NOTE" DROP NOT NULL',
+    ]
+    assert [change.what for change in told_of if not change.statement] == [
+        "column PRICE is NUMBER(30,4), and the contract says NUMBER(20,4), which cannot take its place",
+        "column FINER is NUMBER(28,4), and the contract says NUMBER(30,5), which cannot take its place",
+        "column FLAGS is not there, and a VARIANT cannot be added with a default",
+        "column BROKER is not there and may not be null, and rows that are there have no value for it",
+    ]
+
+
+def test_views():
+    """One that is as it should be is left alone; each other one is made in one step that leaves its readers their rights."""
+    tables, kept = Tables("T"), Contract.of(Row)
+    first = views.statements(tables, kept, ["T"], {})
+    assert [s.startswith('CREATE VIEW IF NOT EXISTS "T_CURRENT" (') for s in first] == [True]
+    comment = first[0].partition("COMMENT = '")[2].partition("'")[0]
+    assert views.statements(tables, kept, ["T"], {'"T_CURRENT"': comment}) == []
+    wider = attrs.evolve(kept, columns=(attrs.evolve(kept.columns[0], comment="more"), *kept.columns[1:]))
+    for contract_, readers, there in (
+        (wider, ["T"], {'"T_CURRENT"': comment}),
+        (kept, ["T"], {'"T_CURRENT"': ""}),
+        (kept, ["OLD"], {'"OLD_CURRENT"': "What is there now of OLD, made by headrace [0123456789ab]"}),
+    ):
+        (again,) = views.statements(tables, contract_, readers, there)
+        assert again.startswith(f'CREATE OR REPLACE VIEW "{readers[0]}_CURRENT" (')
+        assert ") COPY GRANTS COMMENT = " in again
+        assert ' FROM "T" WHERE NOT "_DELETED"' in again
 
 
 def test_grants():

@@ -102,9 +102,6 @@ def silver(snowflake: SnowflakeEndpoint) -> Iterator[Silver]:
 
 
 class TestSnowflakeLoader(LoaderContract):
-    test_a_table_is_altered_when_it_is_asked_for = None  # it does not alter tables
-    test_a_table_is_not_altered_where_values_would_change = None
-
     @pytest.fixture
     def warehouse(self, silver: Silver) -> Warehouse:
         return silver

@@ -10,6 +10,7 @@ test skips and says what is missing.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 
@@ -104,6 +105,9 @@ def snowflake_emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sno
 @pytest.fixture(scope="session")
 def snowflake(request: pytest.FixtureRequest) -> SnowflakeEndpoint:
     """A Snowflake that outlives the tests: the connection ``HEADRACE_TEST_SNOWFLAKE`` of connections.toml, or the emulator."""
+    logging.getLogger("snowflake.connector").setLevel(
+        logging.WARNING
+    )  # each statement is fifty lines that pytest would keep
     if name := os.environ.get("HEADRACE_TEST_SNOWFLAKE"):
         return SnowflakeEndpoint(
             {"connection_name": name}, os.environ.get("HEADRACE_TEST_SNOWFLAKE_DATABASE", "HEADRACE")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
 
-from headrace.columns import Column, Kind
+from headrace.columns import Column, Kind, Shape
 from headrace.contract import Contract
 from headrace.typed.columns import literal
 from headrace.typed.spool import Spooled
@@ -103,6 +103,48 @@ def _readable(spooled: Spooled) -> str:
         f"(SELECT CASE WHEN json_valid(value) THEN concat('{{\"value\":', value, '}}') ELSE line END AS line FROM (SELECT line,"
         f" CASE WHEN contains(line, '\"value_b64\"') THEN {value} END AS value FROM {lines_of(spooled)}))"
     )
+
+
+def with_brought(contract: Contract, found: Iterable[tuple[str, Kind, int, int]]) -> Contract:
+    """
+    Add to a contract the columns that the stream has brought to its target; one that it names itself is as it says.
+
+    Args:
+        contract: The contract.
+
+        found: What is remembered of them: name, kind, and the digits of a decimal, all and behind the point.
+    """
+    named = {column.name.lower() for column in contract.columns}
+    more = [_brought(*row) for row in found if row[0].lower() not in named]
+    return attrs.evolve(contract, columns=(*contract.columns, *more)) if more else contract
+
+
+def fitting(found: Fields, there: Mapping[str, str], wanted: Callable[[Column], str]) -> Fields:
+    """
+    Leave out fields of whose name the target has a column that they do not fit.
+
+    The contract may have named it once, or somebody has added it by hand. To remember it as something else would keep every
+    loader out.
+
+    Args:
+        found: The fields.
+
+        there: The target's columns, as they are declared.
+
+        wanted: The type of a column that may be NULL.
+    """
+    declared = {name.lower(): kind for name, kind in there.items()}
+    wrong = {
+        column.name: f"the table's column of this name is {declared[column.name.lower()]}, the values want {wanted(column)}"
+        for column in found.columns
+        if declared.get(column.name.lower(), wanted(column)) != wanted(column)
+    }
+    return Fields([c for c in found.columns if c.name not in wrong], {**found.left, **wrong})
+
+
+def _brought(name: str, kind: Kind, digits: int, scale: int) -> Column:
+    shapes: tuple[Shape, ...] = ("object", "array") if kind == "json" else ()
+    return Column(name, kind, nullable=True, source=(name,), precision=digits, scale=scale, shapes=shapes)
 
 
 def _kinds(connection: duckdb.DuckDBPyConnection, lines: str, names: Sequence[str]) -> Mapping[str, Mapping[Kind, int]]:

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
-import attrs
 import duckdb
 
 from headrace.columns import Column
 from headrace.contract import Contract
 from headrace.errors import SinkUnavailableError
 from headrace.loader import Change
+from headrace.typed import fields
 from headrace.typed.columns import declared, quoted, sql_type
-from headrace.typed.fields import Fields
-
-if TYPE_CHECKING:
-    from headrace.columns import Kind, Shape
+from headrace.typed.fields import Fields, with_brought
 
 _TABLE = (
     "CREATE TABLE IF NOT EXISTS headrace_columns (target VARCHAR, name VARCHAR, kind VARCHAR NOT NULL,"
@@ -29,12 +25,10 @@ def evolved(connection: duckdb.DuckDBPyConnection, target: str, contract: Contra
     """The contract with the columns that the stream has brought; one that it names itself is as it says."""
     if not connection.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'headrace_columns'").fetchall():
         return contract
-    named = {column.name.lower() for column in contract.columns}
     found = connection.execute(
         "SELECT name, kind, digits, scale FROM headrace_columns WHERE target = ? ORDER BY added_at, name", [target]
     ).fetchall()
-    more = [_column(*row) for row in found if row[0].lower() not in named]
-    return attrs.evolve(contract, columns=(*contract.columns, *more)) if more else contract
+    return with_brought(contract, found)
 
 
 def additions(target: str, columns: Sequence[Column]) -> list[Change]:
@@ -80,21 +74,12 @@ def fitting(connection: duckdb.DuckDBPyConnection, target: str, found: Fields) -
     The contract may have named it once (`headrace.plugins.duckdb.alter`), or somebody has added it by hand. To remember it as
     something else would keep every loader out.
     """
-    there = {
-        name: (kind, nullable)
-        for name, kind, nullable in connection.execute(
-            "SELECT lower(column_name), data_type, is_nullable FROM duckdb_columns() WHERE table_name = ?"
-            " AND schema_name = current_schema() AND database_name = current_database()",
-            [target],
-        ).fetchall()
-    }
-    wrong = {
-        column.name: f"the table's column of this name is {declared(kind, nullable=nullable)}, the values want {sql_type(column)}"
-        for column in found.columns
-        for kind, nullable in [there.get(column.name.lower(), (sql_type(column), True))]
-        if (kind, nullable) != (sql_type(column), True)
-    }
-    return Fields([c for c in found.columns if c.name not in wrong], {**found.left, **wrong})
+    there = connection.execute(
+        "SELECT column_name, data_type, is_nullable FROM duckdb_columns() WHERE table_name = ?"
+        " AND schema_name = current_schema() AND database_name = current_database()",
+        [target],
+    ).fetchall()
+    return fields.fitting(found, {name: declared(kind, nullable=nullable) for name, kind, nullable in there}, sql_type)
 
 
 def forget(connection: duckdb.DuckDBPyConnection, target: str, contract: Contract) -> None:
@@ -104,8 +89,3 @@ def forget(connection: duckdb.DuckDBPyConnection, target: str, contract: Contrac
         for name, known in brought.items():
             if name.lower() == column.name.lower() and sql_type(known) != sql_type(column):
                 connection.execute("DELETE FROM headrace_columns WHERE target = ? AND name = ?", [target, name])
-
-
-def _column(name: str, kind: Kind, digits: int, scale: int) -> Column:
-    shapes: tuple[Shape, ...] = ("object", "array") if kind == "json" else ()
-    return Column(name, kind, nullable=True, source=(name,), precision=digits, scale=scale, shapes=shapes)

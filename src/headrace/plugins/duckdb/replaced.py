@@ -1,46 +1,31 @@
-"""
-Targets that another one has taken over from: what their readers see, and that nothing is loaded into them any more.
-
-The lock row of such a target names its successor in the place of a contract, with a version that no contract has; so whoever
-would load it fails at the first statement of its transaction, also one that was on its way (S2, S7).
-"""
+"""Targets that another one has taken over from (`headrace.typed.replaced`), and the statement that closes one."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from headrace.errors import CommitUnknownError, ConfigError, PositionConflictError
+from headrace.errors import CommitUnknownError
 from headrace.plugins.duckdb.tables import HELD
-from headrace.records import Partition
+from headrace.typed import replaced
+from headrace.typed.replaced import REPLACED
 
 if TYPE_CHECKING:
     import duckdb
 
-REPLACED = 2**31 - 1
-"""The version that a closed target's lock row has."""
-
 
 def successor(connection: duckdb.DuckDBPyConnection, target: str) -> str:
     """The target that readers of *target* see."""
-    following = _successors(connection)
-    while target in following:
-        target = following[target]
-    return target
+    return replaced.successor(_successors(connection), target)
 
 
 def predecessors(connection: duckdb.DuckDBPyConnection, target: str) -> list[str]:
     """The targets whose readers see *target*, but for itself."""
-    return sorted(name for name in _successors(connection) if successor(connection, name) == target)
+    return replaced.predecessors(_successors(connection), target)
 
 
 def refuse_replaced(connection: duckdb.DuckDBPyConnection, target: str) -> None:
     """ConfigError where another target has taken over from this one."""
-    now = successor(connection, target)
-    if now != target:
-        raise ConfigError(
-            f"{target} was replaced by {now} (headrace reload), which its readers see now: load ?table={now} instead; nothing"
-            f" was written to {target}, which may be dropped"
-        )
+    replaced.refuse_replaced(_successors(connection), target)
 
 
 def close(connection: duckdb.DuckDBPyConnection, old: str, target: str, attempt: str) -> None:
@@ -65,11 +50,7 @@ def close(connection: duckdb.DuckDBPyConnection, old: str, target: str, attempt:
         {"old": old, "target": target},
     ).fetchall()
     for dataset, stream, number, was, now in ahead:
-        raise PositionConflictError(
-            f"{old} is at {was} of {Partition(stream, number)} (dataset {dataset}), {target} at {now}: load {target} first",
-            expected=was,
-            found=None,
-        )
+        replaced.refuse_ahead(old, target, (dataset, stream, number), was, now)
 
 
 def _successors(connection: duckdb.DuckDBPyConnection) -> dict[str, str]:

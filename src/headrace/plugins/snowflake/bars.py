@@ -13,13 +13,18 @@ _ORDER = ("_STREAM", "_PARTITION", "_OFFSET", "_DATASET")
 """Trades of equal time are in the order of the log."""
 
 
-def bars_statement(view: str, contract: Contract, source: str, name: Named, literal: Named) -> str:
+def bars_columns(contract: Contract) -> dict[str, str]:
+    """The columns of the view, each with its comment."""
+    assert contract.bars is not None, "asked for where there are some"  # noqa: S101
+    of_columns = {c.name: c.comment for c in contract.columns}
+    return {n: of_columns[n] for n in contract.bars.by} | COLUMNS
+
+
+def bars_query(contract: Contract, source: str, name: Named, literal: Named) -> str:
     """
-    Write the DDL of the view, with a comment for it and for each of its columns.
+    Write the query of the view.
 
     Args:
-        view: Its name, quoted.
-
         contract: One that says what makes bars.
 
         source: What the view reads, quoted: the table, or the view of its current rows.
@@ -30,15 +35,6 @@ def bars_statement(view: str, contract: Contract, source: str, name: Named, lite
     """
     bars = contract.bars
     assert bars is not None, "asked for where there are some"  # noqa: S101
-    of_columns = {c.name: c.comment for c in contract.columns}
-    about = {n: of_columns[n] for n in bars.by} | COLUMNS
-    columns = ", ".join(name(n) + (f" COMMENT {literal(words)}" if words else "") for n, words in about.items())
-    comment = f"One-minute bars, made by headrace from contract {contract.name}."
-    query = _query(contract, bars, source, name, literal)
-    return f"CREATE VIEW IF NOT EXISTS {view} ({columns}) COMMENT = {literal(comment)} AS {query}"
-
-
-def _query(contract: Contract, bars: Bars, source: str, name: Named, literal: Named) -> str:
     by_name = {column.name: column for column in contract.columns}
     scale = by_name[bars.price].scale if by_name[bars.price].kind == "decimal" else 0
     whose = ", ".join(map(name, bars.by))

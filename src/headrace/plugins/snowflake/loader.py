@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,11 +18,13 @@ from headrace.errors import (
     ConfigError,
     HeadraceError,
     PositionConflictError,
+    SinkUnavailableError,
     TransientError,
 )
 from headrace.finding import Finding
 from headrace.loader import (
     Census,
+    Change,
     Line,
     LoadableSegment,
     Loader,
@@ -29,28 +32,40 @@ from headrace.loader import (
     QuarantineCount,
     QuarantinedRecord,
     Selection,
+    refuse_impossible,
 )
+from headrace.logs import event as log_event
 from headrace.plugins.snowflake.account import Account
+from headrace.plugins.snowflake.alter import additions, altered, changes, columns, fitting
 from headrace.plugins.snowflake.audit import stored, tally
 from headrace.plugins.snowflake.connection import Session, opened
 from headrace.plugins.snowflake.doctor import check_account
+from headrace.plugins.snowflake.evolve import forget, outgrown, remember, remembered
+from headrace.plugins.snowflake.making import Kept, Making
 from headrace.plugins.snowflake.quarantine import counts, records, spool_quarantine
+from headrace.plugins.snowflake.replaced import close, followed, refuse_unknown
 from headrace.plugins.snowflake.staging import Staged, Stager, sweep
-from headrace.plugins.snowflake.tables import Tables, differences, name, statements
+from headrace.plugins.snowflake.tables import Tables
 from headrace.plugins.snowflake.writing import Writing
 from headrace.records import Partition
 from headrace.tally import Stored, Tally
 from headrace.typed.engine import engine
+from headrace.typed.fields import new_fields, told
+from headrace.typed.replaced import successor
 from headrace.typed.segments import check_counts, describe, describe_places
 from headrace.typed.share import check_share
-from headrace.typed.spool import spool, workspace
+from headrace.typed.spool import Spooled, spool, workspace
 from headrace.typed.staging import Staging
 
 if TYPE_CHECKING:
+    import duckdb
+
     from headrace.registry import Registry
     from headrace.uri import URI
 
 T = TypeVar("T")
+
+_log = logging.getLogger("headrace.plugins.snowflake")
 
 _TAG_CHARACTERS = 1900
 """A query tag of the service's has 2,000 at most."""
@@ -99,14 +114,14 @@ class SnowflakeLoader(Loader):
     threads: int = 0
     memory: str = ""
     clock: Callable[[], float] = time.time
-    _contract: Contract = attrs.field(init=False, repr=False)
+    _kept: Kept = attrs.field(init=False, repr=False)
     _tables: Tables = attrs.field(init=False, repr=False)
     _session: Session | None = attrs.field(default=None, init=False, repr=False)
     _made: bool = attrs.field(default=False, init=False)
     _swept: bool = attrs.field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._contract = Contract.of(self.contract)
+        self._kept = Kept(Contract.of(self.contract))
         if self.target.startswith("_") or self.target.lower().startswith("headrace_"):
             raise ConfigError(
                 f"found table {self.target!r}, expected a name that does not begin with '_' or 'headrace_'"
@@ -145,16 +160,21 @@ class SnowflakeLoader(Loader):
         """Where the table is, for messages."""
         return f"{self.database}.{self.schema}.{self.target}".upper()
 
+    @property
+    def _contract(self) -> Contract:
+        """What rows are: the contract, with the columns that the stream has brought."""
+        return self._kept.contract
+
     # ---- the loader's verbs -------------------------------------------------------------------------------
 
     def positions(self, lines: Sequence[Line]) -> Mapping[Line, int | None]:
         with self._connected(make=False) as session:  # nothing is made: who only asks may know no contract
-            found = self._ends(session) if self._is_there(session, "HEADRACE_LEDGER") else {}
+            targets = {line.target.upper() for line in lines}
+            there = bool(targets) and self._is_there(session, "HEADRACE_LEDGER")
+            found = self._ends(session, *targets) if there else {}
             return {line: found.get(attrs.evolve(line, target=line.target.upper())) for line in lines}
 
     def load(self, segments: Sequence[LoadableSegment]) -> LoadResult:
-        if self.evolve:
-            raise ConfigError(f"{self.where}: this loader takes no columns from the stream; name them in the contract")
         if not segments:
             return LoadResult()
         with self._connected() as session:
@@ -163,8 +183,11 @@ class SnowflakeLoader(Loader):
                 return LoadResult()
             self._tag(session, *(f"{s.segment.partition} [{s.segment.start}, {s.segment.end})" for s in wanted))
             with workspace() as folder, engine(folder, threads=self.threads, memory=self.memory) as typing:
+                spooled = spool(wanted, folder)
+                if self.evolve:
+                    self._evolve(session, typing, spooled)
                 staging = Staging(typing, self._contract, folder)
-                staging.stage(spool(wanted, folder))
+                staging.stage(spooled)
                 counted = staging.counts()
                 check_counts(wanted, counted)
                 describe(typing, wanted)
@@ -189,6 +212,38 @@ class SnowflakeLoader(Loader):
                 stager = Stager(session, typing, self._tables, self._contract, folder, self.clock)
                 with stager.staged() as staged:
                     return self._transaction(session, lambda writing: self._take_back(writing, staged))
+
+    def described(self) -> Contract:
+        with self._connected(make=False) as session:
+            making = self._making(session)
+            return making.kept(making.there()).contract
+
+    def changes(self, segments: Sequence[LoadableSegment] = ()) -> Sequence[Change]:
+        with self._connected(make=False) as session:
+            making = self._making(session)
+            there = making.there()
+            making.refuse_older(there)
+            kept = making.kept(there).contract
+            described = columns(session, self._tables) if self._tables.rows in there else []
+        found = changes(self._tables, kept, described) if described else []
+        if self.evolve and segments:
+            with workspace() as folder, engine(folder, threads=self.threads, memory=self.memory) as typing:
+                new = fitting(new_fields(typing, spool(segments, folder), kept), described)
+                found += additions(self._tables, new.columns)
+        return found
+
+    def alter(self) -> Sequence[Change]:
+        wanted = self.changes()
+        refuse_impossible(self.where, wanted)
+        if wanted:
+            with self._connected(make=False) as session:
+                making = self._making(session)
+                names = outgrown(making.kept(making.there()).brought, making.contract)
+                if names:
+                    self._transaction(session, lambda writing: forget(session, self._tables, writing.attempt, names))
+                altered(session, wanted, self.changes)
+                self._make_tables(session)  # the views follow
+        return wanted
 
     def quarantined(self, selection: Selection) -> Iterator[QuarantinedRecord]:
         with self._connected(make=False) as session:
@@ -241,6 +296,18 @@ class SnowflakeLoader(Loader):
         with self._connected(make=False) as session:
             return stored(session, self._tables, contract, (line.dataset_id, line.partition), start, end)
 
+    def current(self) -> str:
+        with self._connected(make=False) as session:
+            there = self._is_there(session, "HEADRACE_REPLACED")
+            return successor(followed(session, self._tables), self.target) if there else self.target
+
+    def take_over(self, name: str) -> None:
+        with self._connected() as session:
+            refuse_unknown(self._making(session).there(), name.upper())
+            if successor(followed(session, self._tables), name.upper()) != self.target:
+                self._transaction(session, lambda writing: self._take_over(writing, name.upper()))
+            self._make_tables(session)  # other views follow, also where a call before this one came no further
+
     def check(self) -> Iterator[Finding]:
         return check_account(self)
 
@@ -278,14 +345,21 @@ class SnowflakeLoader(Loader):
             *(attempt, contract, version, version),
         )
         if locked != 1:
-            newest = session.execute(f"SELECT CONTRACT, CONTRACT_VERSION FROM {self._tables.lock}")
+            self._making(session).refuse_older({self._tables.lock})
             raise ConfigError(
-                f"{self.where} was loaded by contract {newest}, this loader has {contract} version {version}: use the newer"
-                " contract, or another table (S7)"
+                f"{self.where} has {locked} rows in {self._tables.lock}, expected one: it was changed by hand"
+            )
+
+    def _refuse_unknown_columns(self, session: Session) -> None:
+        """Under the lock: what was typed without a column that came meanwhile would be null there though it has a value."""
+        if tuple(remembered(session, self._tables)) != self._kept.brought:
+            raise SinkUnavailableError(
+                f"{self.where}: another loader has added columns meanwhile; nothing was written, try again"
             )
 
     def _write(self, writing: Writing, staged: Staged, wanted: Sequence[LoadableSegment]) -> LoadResult:
         """Rows, quarantine and ledger of the segments that the ledger, read under the lock, still lacks."""
+        self._refuse_unknown_columns(writing.session)
         lacking = self._lacking(writing.session, wanted)
         if len(lacking) < len(wanted):  # another loader was first with some: staged anew without them
             raise PositionConflictError(
@@ -308,6 +382,7 @@ class SnowflakeLoader(Loader):
 
     def _take_back(self, writing: Writing, staged: Staged) -> LoadResult:
         """What was staged and is still in quarantine goes to the target; what is refused again says so (S6)."""
+        self._refuse_unknown_columns(writing.session)
         added = writing.rows(staged, still=True)
         lines = writing.redriven(staged)
         removed = writing.leave(staged)
@@ -332,6 +407,26 @@ class SnowflakeLoader(Loader):
         if writing.begin(line.dataset_id, line.partition.stream, line.partition.number, position) != 1:
             raise CommitUnknownError(f"{self.where}: the transaction was lost, nothing is kept")
 
+    def _take_over(self, writing: Writing, name: str) -> None:
+        """Close the target that readers see by that name now, which may be another one than before the lock."""
+        old = successor(followed(writing.session, self._tables), name)
+        if old != self.target:
+            close(writing.session, old, self._tables, writing.attempt)
+
+    def _evolve(self, session: Session, typing: duckdb.DuckDBPyConnection, spooled: Spooled) -> None:
+        """Add columns for what these lines have and the contract does not name, before the transaction (S4)."""
+        found = fitting(new_fields(typing, spooled, self._contract), columns(session, self._tables))
+        for about in told(found.left):
+            log_event(_log, logging.WARNING, "fields left out", target=self.target, **about)
+        if not found.columns:
+            return
+        new = self._transaction(
+            session, lambda writing: remember(session, self._tables, writing.attempt, found.columns)
+        )
+        self._make_tables(session)  # adds them, and the views follow
+        for change in additions(self._tables, new):
+            log_event(_log, logging.WARNING, "column added", target=self.target, statement=change.statement)
+
     def _lacking(self, session: Session, segments: Sequence[LoadableSegment]) -> list[LoadableSegment]:
         """The segments that the ledger has not; each must start where its line ends (S1, S2)."""
         ends = self._ends(session)
@@ -353,14 +448,16 @@ class SnowflakeLoader(Loader):
             ends[line] = end
         return lacking
 
-    def _ends(self, session: Session) -> dict[Line, int]:
-        """How far each line of this target is loaded (S1)."""
+    def _ends(self, session: Session, *targets: str) -> dict[Line, int]:
+        """How far each line of some targets, or of this one, is loaded (S1)."""
+        asked = targets or (self.target,)
         found = session.execute(
-            f"SELECT DATASET, STREAM, PARTITION, MAX(END_OFFSET) AS N FROM {self._tables.ledger} WHERE TARGET = %s"
-            " AND KIND IN ('load', 'begin_at') GROUP BY DATASET, STREAM, PARTITION",
-            self.target,
+            "SELECT DATASET, STREAM, PARTITION, TARGET, MAX(END_OFFSET) AS N FROM"
+            f" {self._tables.ledger} WHERE TARGET IN ({', '.join(['%s'] * len(asked))}) AND KIND IN ('load', 'begin_at')"
+            " GROUP BY DATASET, STREAM, PARTITION, TARGET",
+            *asked,
         )
-        return {Line(d, Partition(s, int(p)), self.target): int(end) for d, s, p, end in found}
+        return {Line(d, Partition(s, int(p)), target): int(end) for d, s, p, target, end in found}
 
     # ---- connection ---------------------------------------------------------------------------------------
 
@@ -414,20 +511,11 @@ class SnowflakeLoader(Loader):
 
     def _make_tables(self, session: Session) -> None:
         """DDL before any transaction (S4), once for each session; what is not the contract's table is refused."""
-        found = session.execute(
-            "SELECT TABLE_NAME AS N FROM INFORMATION_SCHEMA.TABLES WHERE TABLE_SCHEMA = %s", self.schema.upper()
-        )
-        there = {name(table) for (table,) in found}
-        for made, statement in statements(self._tables, self._contract).items():
-            if made not in there:
-                session.execute(statement)
-        columns = session.execute(f"DESC TABLE {self._tables.rows}")
-        wrong = differences(self._contract, [(c[0], c[1], c[3] == "Y", c[4] is not None) for c in columns])
-        if wrong:
-            raise ConfigError(
-                f"{self.where} is not the table of contract {self._contract.name} version {self._contract.version}:"
-                f" {'; '.join(wrong)}. Load into another table, or alter this one"
-            )
+        self._made = False
+        self._kept = self._making(session).make()
         if not self._swept:
             sweep(session, self._tables, self.schema.upper(), self.clock())
         self._made = self._swept = True
+
+    def _making(self, session: Session) -> Making:
+        return Making(session, self._tables, Contract.of(self.contract), self.schema.upper(), self.where)

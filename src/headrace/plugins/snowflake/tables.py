@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import attrs
 
 from headrace.contract import Column, Contract
-from headrace.plugins.snowflake.bars import bars_statement
+from headrace.typed.alter import Found
+from headrace.typed.columns import declared
 from headrace.typed.staging import DELETED
 
 LINEAGE = ("_DATASET", "_STREAM", "_PARTITION", "_OFFSET", "_TIMESTAMP_MS")
@@ -100,6 +101,16 @@ class Tables:
         return name("headrace_ledger")
 
     @property
+    def columns(self) -> str:
+        """What is known of columns that streams have brought, of all targets of the schema."""
+        return name("headrace_columns")
+
+    @property
+    def replaced(self) -> str:
+        """Which target took over from which one."""
+        return name("headrace_replaced")
+
+    @property
     def stage(self) -> str:
         return "HEADRACE_STAGE"
 
@@ -116,11 +127,15 @@ def expected(contract: Contract) -> dict[str, tuple[str, bool]]:
 
 
 def statements(tables: Tables, contract: Contract) -> dict[str, str]:
-    """All DDL by what it makes, each safe to repeat; run before a transaction, never inside (S4): here it would commit it."""
+    """
+    The DDL of tables and stage by what it makes, each safe to repeat.
+
+    It is run before a transaction, never inside (S4): here it would commit it.
+    """
     lineage = ", ".join(f"{name(c)} {kind} NOT NULL" for c, kind in zip(LINEAGE, _LINEAGE_TYPES, strict=True))
     about = {c.name.upper(): f" COMMENT {literal(c.comment)}" for c in contract.columns if c.comment}
     columns = ", ".join(
-        f"{name(c)} {kind}{'' if nullable else ' NOT NULL'}{about.get(c, '')}"
+        f"{name(c)} {declared(kind, nullable=nullable)}{about.get(c, '')}"
         for c, (kind, nullable) in expected(contract).items()
     )
     cluster = f" CLUSTER BY ({', '.join(map(name, contract.cluster))})" if contract.cluster else ""
@@ -135,38 +150,37 @@ def statements(tables: Tables, contract: Contract) -> dict[str, str]:
         'CONTRACT VARCHAR NOT NULL, CONTRACT_VERSION NUMBER(10,0) NOT NULL, "COLUMN" VARCHAR NOT NULL, REASON VARCHAR NOT NULL,'
         f" LINE {LINE} NOT NULL, LOADED_AT TIMESTAMP_NTZ(9) NOT NULL"
     )
-    only = f" WHERE NOT {name(DELETED)}" if contract.key else ""
-    names = ", ".join([*(name(c.name) for c in contract.columns), *map(name, LINEAGE)])
-    bars = {}
-    if contract.bars is not None:
-        source = tables.current if contract.key else tables.rows
-        bars = {tables.bars: bars_statement(tables.bars, contract, source, name, literal)}
+    brought = (
+        "TARGET VARCHAR NOT NULL, NAME VARCHAR NOT NULL, KIND VARCHAR NOT NULL, DIGITS NUMBER(10,0) NOT NULL,"
+        " SCALE NUMBER(10,0) NOT NULL, ADDED_AT TIMESTAMP_NTZ(9) NOT NULL"
+    )
+    followed = "TARGET VARCHAR NOT NULL, SUCCESSOR VARCHAR NOT NULL, REPLACED_AT TIMESTAMP_NTZ(9) NOT NULL"
     return {
         tables.ledger: f"CREATE TABLE IF NOT EXISTS {tables.ledger} ({ledger})",
         tables.lock: f"CREATE TABLE IF NOT EXISTS {tables.lock} AS {lock}",
         tables.rows: f"CREATE TABLE IF NOT EXISTS {tables.rows} ({columns}, {lineage}){cluster}{comment}",
         tables.quarantine: f"CREATE TABLE IF NOT EXISTS {tables.quarantine} ({lineage}, {refused})",
-        tables.current: f"CREATE VIEW IF NOT EXISTS {tables.current} AS SELECT {names} FROM {tables.rows}{only}",
+        tables.columns: f"CREATE TABLE IF NOT EXISTS {tables.columns} ({brought})",
+        tables.replaced: f"CREATE TABLE IF NOT EXISTS {tables.replaced} ({followed})",
         tables.stage: f"CREATE STAGE IF NOT EXISTS {tables.stage}",
-        **bars,
     }
 
 
-def differences(contract: Contract, found: Sequence[tuple[str, str, bool, bool]]) -> list[str]:
+def differences(contract: Contract, found: Sequence[Found]) -> list[str]:
     """
     What a table has otherwise than the contract's: it would round or refuse what is put into it.
 
     Args:
         contract: What is to be loaded.
 
-        found: Name, type, whether it may be NULL, and whether it has a default, of each column.
+        found: The table's columns.
     """
-    there = {column: (kind, nullable) for column, kind, nullable, _ in found}
-    filled = {column for column, *_, default in found if default}
+    there = {column.name: (column.kind, column.nullable) for column in found}
+    filled = {column.name for column in found if column.filled}
     wanted = expected(contract)
     wrong = [
-        f"column {column} is {_declared(*there[column]) if column in there else 'not there'},"
-        f" expected {_declared(kind, nullable)}"
+        f"column {column} is {declared(there[column][0], nullable=there[column][1]) if column in there else 'not there'},"
+        f" expected {declared(kind, nullable=nullable)}"
         for column, (kind, nullable) in wanted.items()
         if column not in there or not _holds(there[column][0], kind) or (nullable and not there[column][1])
     ]
@@ -180,7 +194,3 @@ def differences(contract: Contract, found: Sequence[tuple[str, str, bool, bool]]
 
 def _holds(found: str, wanted: str) -> bool:
     return found == wanted or (wanted == "VARCHAR" and found.startswith("VARCHAR"))
-
-
-def _declared(kind: str, nullable: bool) -> str:  # noqa: FBT001 - of a pair
-    return kind if nullable else f"{kind} NOT NULL"

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from headrace.contract import column, contract
+from headrace.errors import ConfigError
 from headrace.loader import Census, Line, LoadableSegment, Loader, LoadResult, Selection
 from headrace.records import Partition
 from headrace.testing.contracts.loader import DATASET, PARTITIONS, TARGET, Cells, Place, Warehouse, segment
@@ -240,6 +241,27 @@ class KeyedLoaderContract:
             ("D", Decimal(1)),
         }
         assert sorted(place[2] for place in warehouse.current(TARGET)) == [1, 5, 6]
+
+    def test_readers_see_the_target_that_took_over(
+        self, open_loader: Callable[..., Loader], warehouse: Warehouse
+    ) -> None:
+        """So do the readers of all those before it, and they see what is loaded into it later (S7)."""
+        open_loader().load([FIRST])
+        targets, loaded = [TARGET], [FIRST]
+        for number, more in ((2, SECOND), (3, OTHER)):
+            targets.append(f"{TARGET}_v{number}")
+            loader = open_loader(target=targets[-1])
+            loader.load(loaded)
+            try:
+                loader.take_over(TARGET)
+            except ConfigError:
+                return  # `Loader.take_over` is optional, and it says so
+            loader.load([more])
+            loaded.append(more)
+            expected = newest(loaded)
+            shown = sorted({place for place, _ in expected.rows.values()} - expected.deleted, key=str)
+            for target in targets:
+                assert sorted(warehouse.current(target), key=str) == shown
 
     # ---- counting, redrive ------------------------------------------------------------------------------------------
 

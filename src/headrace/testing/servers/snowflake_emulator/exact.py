@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import nullcontext
+from string import Template
 
 import duckdb
 import fakesnow.copy_into as copying
@@ -34,6 +35,9 @@ ERRORS = (
 def mend() -> None:
     """Change fakesnow in place."""
     info_schema.fs_global_creation_sql = with_nanoseconds(info_schema.fs_global_creation_sql)
+    info_schema.SQL_CREATE_INFORMATION_SCHEMA_VIEWS_VIEW = with_comments(
+        info_schema.SQL_CREATE_INFORMATION_SCHEMA_VIEWS_VIEW
+    )
     info_schema.insert_table_comment_sql = with_quotes(info_schema.insert_table_comment_sql)
     transforms.integer_precision = integer_precision
     transforms.timestamp_ntz = timestamp_ntz
@@ -93,6 +97,17 @@ def with_nanoseconds(creation):
     """Call DuckDB's type TIMESTAMP_NTZ, too."""
     return lambda *given: creation(*given).replace(
         "columns.data_type='TIMESTAMP' then", "columns.data_type in ('TIMESTAMP', 'TIMESTAMP_NS') then"
+    )
+
+
+def with_comments(views):
+    """Show the comments of views, which are in the registry with those of tables."""
+    return Template(
+        views.template.replace(
+            "null::VARCHAR as COMMENT",
+            "(select ext.comment from _fs_global._fs_information_schema._fs_tables_ext ext where ext.ext_table_catalog ="
+            " database_name and ext.ext_table_schema = schema_name and ext.ext_table_name = view_name) as COMMENT",
+        )
     )
 
 
