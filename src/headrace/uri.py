@@ -33,6 +33,13 @@ def is_secret(name: str) -> bool:
     return any(word in name.lower() for word in _SECRET)
 
 
+NESTED = "headrace.settings"
+"""
+Metadata of a field whose value is an attrs class with settings of the same URI: the names of those that are none, as other parts
+of the URI say them.
+"""
+
+
 @attrs.frozen
 class URI:
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -12,6 +13,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from snowflake.connector import errors
 
+from headrace.cli.app import run
 from headrace.contract import Contract, column, contract
 from headrace.errors import CommitUnknownError, ConfigError, SinkUnavailableError
 from headrace.plugins.snowflake import views
@@ -43,6 +45,9 @@ class Row:
 
     symbol: str
     size: int
+
+
+pytestmark = pytest.mark.usefixtures("logging_restored")
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +91,17 @@ def test_uri_that_cannot_be_meant(uri: str):
     """It is refused before anything is connected to."""
     with pytest.raises(ConfigError):
         made(uri)
+
+
+def test_settings_are_listed(capsys: pytest.CaptureFixture[str]):
+    """Those of the account with those of the loader; each can be set by a URI, and bytes and what the host says cannot."""
+    assert run(["plugins", "snowflake", "--json"]) == 0
+    (component,) = json.loads(capsys.readouterr().out)["components"]
+    names = {setting["name"] for setting in component["settings"]}
+    assert names >= {"warehouse", "role", "connection", "private_key_file", "token_file", "lock_timeout_s", "run"}
+    assert not names & {"account", "user", "private_key"}
+    for name in names - {"database", "schema", "target"}:
+        made(f"snowflake://acme/silver/market?table=t&{name}=1")
 
 
 def test_no_account():

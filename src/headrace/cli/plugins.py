@@ -20,7 +20,7 @@ from headrace.hookspecs import Component
 from headrace.logs import redacted
 from headrace.registry import Registry
 from headrace.units import format_bytes
-from headrace.uri import is_secret
+from headrace.uri import NESTED, is_secret
 
 _OURS = "headrace"
 
@@ -135,6 +135,10 @@ def _fields(kind: Any) -> list[dict[str, str]]:
     hints, told = get_type_hints(kind), _told(inspect.getdoc(kind) or "")
     found = []
     for field in attrs.fields(kind):
+        if NESTED in field.metadata:
+            elsewhere = field.metadata[NESTED]
+            found += [setting for setting in _fields(hints[field.name]) if setting["name"] not in elsewhere]
+            continue
         reads = _reads(field.name, hints[field.name])
         if not field.init or field.name.startswith("_") or not reads:
             continue

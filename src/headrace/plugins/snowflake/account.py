@@ -61,7 +61,7 @@ class Account:
 
         role: "" for the user's default.
 
-        warehouse: The same.
+        warehouse: "" for the user's default.
 
         host: Of another address than the account's own, with `port` and `protocol`.
 

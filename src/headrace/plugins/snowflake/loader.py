@@ -56,6 +56,7 @@ from headrace.typed.segments import check_counts, describe, describe_places
 from headrace.typed.share import check_share
 from headrace.typed.spool import Spooled, spool, workspace
 from headrace.typed.staging import Staging
+from headrace.uri import NESTED
 
 if TYPE_CHECKING:
     import duckdb
@@ -66,6 +67,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _log = logging.getLogger("headrace.plugins.snowflake")
+
+_ELSEWHERE = ("account", "user", "private_key")
+"""What no setting of the URI says of an account: its host and its user do, and bytes are for Python."""
 
 _TAG_CHARACTERS = 1900
 """A query tag of the service's has 2,000 at most."""
@@ -102,7 +106,7 @@ class SnowflakeLoader(Loader):
         clock: Seconds since the epoch: when an attempt began.
     """
 
-    account: Account
+    account: Account = attrs.field(metadata={NESTED: _ELSEWHERE})
     database: str
     schema: str
     target: str
@@ -142,9 +146,7 @@ class SnowflakeLoader(Loader):
         settings = {name: value for name, value in uri.settings.items() if name != "table"}
         of_account = {name: value for name, value in settings.items() if name.replace("-", "_") not in mine}
         found = attrs.evolve(uri, settings={n: v for n, v in settings.items() if n not in of_account}).fields(cls)
-        given = attrs.evolve(uri, settings=of_account).fields(
-            Account, unsettable=("account", "user", "private_key"), leave=()
-        )
+        given = attrs.evolve(uri, settings=of_account).fields(Account, unsettable=_ELSEWHERE, leave=())
         account = Account(**{"account": uri.host, "user": uri.user, "password": uri.password, **given})
         return cls(
             account=account,
