@@ -23,9 +23,11 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from headrace.errors import CommitUnknownError, HeadraceError
 from headrace.plugins.lake.sink import LakeSink
-from headrace.records import Batch, Hint, Partition, Start
+from headrace.plugins.lake.source import LakeSource
+from headrace.records import Batch, Extent, Hint, Identity, Partition, Reached, Start
 from headrace.store import Page
 from headrace.testing import (
+    Gate,
     GatedStore,
     LoaderCrashContract,
     MemoryLoader,
@@ -35,9 +37,14 @@ from headrace.testing import (
     MemoryWarehouse,
     Reader,
     SilverMachine,
+    SinkCrashContract,
+    SourceCrashContract,
     StoreCrashContract,
     World,
+    Writer,
     kill_at_every_io,
+    objects_of,
+    read_lake,
     zombie_at_every_io,
 )
 from headrace.testing.faults import WAYS
@@ -269,6 +276,54 @@ def broken_store_crash(answers: type[GatedStore]) -> None:
     for way in WAYS:
         inner = MemoryStore()
         StoreCrashContract().test_every_io_of_a_store(lambda gate, inner=inner: answers(inner=inner, gate=gate), way)
+
+
+@attrs.define
+class Lake:
+    """A lake whose writers, or whose readers, lose requests; read back, and filled, around that."""
+
+    gate: Gate
+    answers: type[GatedStore] = GatedStore
+    inner: MemoryStore = attrs.field(factory=lambda: MemoryStore(page_size=2))
+    stream: str = "ticks"
+    partitions: int = 1
+    source: type[LakeSource] = LakeSource
+    reads: bool = False
+
+    def open(self):
+        store = self.answers(inner=self.inner, gate=self.gate)
+        if self.reads:
+            return self.source(store=store, stream=self.stream)
+        return LakeSink(store=store, guarantee="at-least-once")
+
+    def read(self, partition):
+        found = read_lake(objects_of(self.inner), partition.stream).get(partition.number)
+        return found.records if found else []
+
+    def append(self, number, records):
+        partition, identity = Partition(self.stream, number), Identity("c", "t", "read_committed", 1)
+        with LakeSink(store=self.inner) as sink:
+            sink.bind({partition: Extent(0, 10**6, 10**6, identity)})
+            Writer(sink, partition, identity).put(records)
+
+
+def sink_crash(answers: type[GatedStore]) -> None:
+    """Each request of a lake's writer fails, in each way."""
+    for way in WAYS:
+        SinkCrashContract().test_every_io_of_a_commit(lambda gate: Lake(gate, answers), way)
+
+
+def source_crash(source: type[LakeSource]) -> None:
+    """Each request of a lake's reader fails."""
+    SourceCrashContract().test_every_io_of_a_read(lambda gate: Lake(gate, source=source, reads=True), WAYS[0])
+
+
+class TakesFailureForTheEnd(LakeSource):
+    def poll(self, owner, timeout_s):
+        try:
+            return super().poll(owner, timeout_s)
+        except HeadraceError:
+            return [Reached(p, c.assignment, c.position, at_end=True) for p, c in self._cursors.items()]
 
 
 class TakesSilenceForYes(GatedStore):
@@ -552,6 +607,24 @@ PLANTED = [
         reading,
         MemorySource,
         AnEndBeforeTheEnd,
+    ),
+    Planted(
+        "sink",
+        "a write that is not answered is taken for stored",
+        "B25",
+        "SinkCrashContract",
+        sink_crash,
+        GatedStore,
+        TakesSilenceForYes,
+    ),
+    Planted(
+        "source",
+        "a read that fails is taken for the log's end",
+        "B19",
+        "SourceCrashContract",
+        source_crash,
+        LakeSource,
+        TakesFailureForTheEnd,
     ),
 ]
 

@@ -29,9 +29,6 @@ from headrace.plugins.lake.local import FileStore
 from headrace.plugins.lake.sink import LakeSink
 from headrace.registry import Registry
 
-CALLS = ("open", "fsync", "link", "unlink", "mkdir", "scandir", "close")
-"""What the lake asks of the system on its way to a segment; a read needs no kill of its own."""
-
 
 def pipeline(file: Path, lake: Path, records: int, store: type[FileStore] = FileStore) -> Pipeline:
     source = Registry.discover().source(f"jsonl://{file}")
@@ -40,31 +37,8 @@ def pipeline(file: Path, lake: Path, records: int, store: type[FileStore] = File
     return Pipeline(source=source, sink=sink, flush=FlushPolicy(records=records), until_end=True, retry_for_s=5.0)
 
 
-def before_each_call(act: Callable[[str, tuple[object, ...]], None]) -> None:
-    """Let *act* happen before each call of the system that the lake makes."""
-    for name in CALLS:
-        real = getattr(os, name)
-
-        def call(*args: object, _name: str = name, _real: Callable[..., object] = real, **kwargs: object) -> object:
-            act(_name, args)
-            return _real(*args, **kwargs)
-
-        setattr(os, name, call)
-
-
 def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-def kill_at(count: int) -> None:
-    """Die before the call of this number."""
-    calls = itertools.count(1)
-
-    def act(_name: str, _args: tuple[object, ...]) -> None:
-        if next(calls) == count:
-            die()
-
-    before_each_call(act)
 
 
 def tear_write(count: int) -> None:
@@ -111,20 +85,19 @@ def forked(work: Callable[[], object]) -> int:
     return os.waitpid(pid, 0)[1]
 
 
-def every_step(file: Path, folder: Path, records: int, how: str, kind: str) -> None:
+def every_write(file: Path, folder: Path, records: int, kind: str) -> None:
     """
-    Kill a first run at its first step, another at its second, and so on, until one ends unharmed; each then gets a second run.
+    Kill a first run in its first write, another in its second, and so on, until one ends unharmed; each then gets a second run.
 
     Each pair has a lake of its own in *folder*; the last line printed is their number.
     """
-    arm = {"call": kill_at, "write": tear_write}[how]
     if kind == ".parquet":
         import_module("headrace.formats.arrow")  # once, before all the forks
     for count in itertools.count(1):
-        lake = folder / f"{how}-{count}{kind}"
+        lake = folder / f"write-{count}{kind}"
 
         def first(count: int = count, lake: Path = lake) -> None:
-            arm(count)
+            tear_write(count)
             pipeline(file, lake, records).run()
 
         status = forked(first)
@@ -151,14 +124,15 @@ class Replacing(FileStore):
 
 def zombie(file: Path, lake: Path, records: int, store: type[FileStore]) -> None:
     """Stop when the first segment is written and not yet linked; go on when the parent says so."""
-    times = itertools.count(1)
+    link, times = os.link, itertools.count(1)
 
-    def act(name: str, args: tuple[object, ...]) -> None:
-        if name == "link" and "partition=" in str(args[1]) and next(times) == 1:
+    def asleep(source: str, target: str, **more: object) -> None:
+        if "partition=" in str(target) and next(times) == 1:
             # sent to the thread: sent to the process, another thread may take it while this one goes on
             signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
+        link(source, target, **more)  # type: ignore[arg-type]
 
-    before_each_call(act)
+    os.link = asleep  # type: ignore[assignment]
     pipeline(file, lake, records, store).run()
 
 
@@ -170,8 +144,8 @@ def jump() -> None:
 
 def main() -> None:
     mode, file, lake, *rest = sys.argv[1:]
-    if mode == "every-step":
-        every_step(Path(file), Path(lake), int(rest[0]), rest[1], rest[2])
+    if mode == "every-write":
+        every_write(Path(file), Path(lake), int(rest[0]), rest[1])
     elif mode == "zombie":
         zombie(Path(file), Path(lake), int(rest[0]), Replacing if rest[1:] == ["replacing"] else FileStore)
     elif mode == "run":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import gzip
+import importlib.util
 import json
 import os
 import random
@@ -13,13 +14,22 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import duckdb
 import pytest
 
+from headrace.testing.processes import kill_at_every_io, zombie_at_every_io
+
 pytestmark = pytest.mark.kill
+
+_spec = importlib.util.spec_from_file_location("lake_job", Path(__file__).with_name("lake_job.py"))
+assert _spec is not None
+assert _spec.loader is not None
+_jobs = importlib.util.module_from_spec(_spec)  # other processes import it as well
+_spec.loader.exec_module(_jobs)
+carry = _jobs.carry
 
 DRIVER = Path(__file__).with_name("driver.py")
 KILLS = 10
@@ -83,17 +93,26 @@ def stopped(process: subprocess.Popen[bytes]) -> None:
     raise AssertionError("it did not stop")
 
 
-@pytest.mark.parametrize(("how", "least", "kind"), [("call", 60, ""), ("write", 4, ""), ("write", 4, ".parquet")])
-def test_every_step(tmp_path: Path, file: Path, how: str, least: int, kind: str):
-    """Killed before any call of the system, or with half a file written: the next run completes the lake."""
+@pytest.mark.parametrize(("play", "every", "least"), [(kill_at_every_io, 1, 60), (zombie_at_every_io, 25, 3)])
+def test_every_step(tmp_path: Path, file: Path, play: Callable[..., list[Path]], every: int, least: int):
+    """Killed before any call of the system, or asleep there while another one does the work: the next run completes the lake."""
+    assert file.exists()
+    folders = play(carry, tmp_path, every=every)
+    assert len(folders) > least
+    assert [] == [folder.name for folder in folders if stored(folder / "lake") != lines_of(100)]
+
+
+@pytest.mark.parametrize("kind", ["", ".parquet"])
+def test_every_write(tmp_path: Path, file: Path, kind: str):
+    """Killed with half a file written: the next run completes the lake."""
     if kind:
         pytest.importorskip("pyarrow")
-    with started(DRIVER, "every-step", file, tmp_path / "lakes", 34, how, kind) as process:
+    with started(DRIVER, "every-write", file, tmp_path / "lakes", 34, kind) as process:
         out, told = process.communicate(timeout=120)
     assert (0, b"") == (process.returncode, told)
     steps = int(out)
-    assert steps >= least
-    lakes = [tmp_path / "lakes" / f"{how}-{n}{kind}" for n in range(1, steps + 2)]
+    assert steps >= 4
+    lakes = [tmp_path / "lakes" / f"write-{n}{kind}" for n in range(1, steps + 2)]
     assert [] == [lake.name for lake in lakes if stored(lake) != lines_of(100)]
 
 

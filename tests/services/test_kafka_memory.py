@@ -60,14 +60,14 @@ STREAM = """
 
 
 @pytest.mark.parametrize("partitions", [1, 1000])
-def test_memory_holds(kafka: str, partitions: int):
+def test_memory_holds(kafka_broker: str, partitions: int):
     """A sink that takes nothing: drafts, commits under way and the client's queue stay within `memory_bytes`, whatever comes."""
-    topics = Topics(bootstrap=kafka)
+    topics = Topics(bootstrap=kafka_broker)
     name = topics.make(partitions=partitions)
     chance = random.Random(7)
     texts = [base64.b64encode(chance.randbytes(RECORD_BYTES * 3 // 4)) for _ in range(100)]  # as good as incompressible
     topics.fill(name, [b'{"text":"%s"}' % texts[n % 100] for n in range(RECORDS // partitions)], partitions)
-    command = [sys.executable, "-c", textwrap.dedent(STREAM), kafka, name, str(MEMORY_BYTES)]
+    command = [sys.executable, "-c", textwrap.dedent(STREAM), kafka_broker, name, str(MEMORY_BYTES)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
     assert 0 == done.returncode, done.stderr[-3000:]
     found = json.loads(done.stdout)

@@ -109,16 +109,16 @@ def test_what_is_wrong_is_said(s3: S3Endpoint, scheme: str, wrong: str):
     assert s3.secret_key not in repr(found)
 
 
-def test_a_lifecycle_rule_is_found(minio: S3Endpoint):
+def test_a_lifecycle_rule_is_found(s3_server: S3Endpoint):
     """One that deletes by age would take an idle partition's whole chain; one for another prefix harms nothing."""
-    bucket = minio.bucket()
+    bucket = s3_server.bucket()
     rule = {"ID": "tidy", "Status": "Enabled", "Filter": {"Prefix": "lake/"}, "Expiration": {"Days": 30}}
-    with contextlib.closing(minio.client()) as client:
+    with contextlib.closing(s3_server.client()) as client:
         client.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration={"Rules": [rule]})
     registry = Registry.discover()
-    (finding,) = [f for f in examine(registry, minio.uri(f"{bucket}/lake")).findings if f.state != "fine"]
+    (finding,) = [f for f in examine(registry, s3_server.uri(f"{bucket}/lake")).findings if f.state != "fine"]
     assert ("lifecycle rule tidy", "it deletes objects under 'lake/' by age") == (finding.subject, finding.found)
-    assert 0 == verdict([examine(registry, minio.uri(f"{bucket}/other"))])
+    assert 0 == verdict([examine(registry, s3_server.uri(f"{bucket}/other"))])
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
         Killed,
         Way,
         Wire,
+        asking,
         nothing_fails,
     )
     from headrace.testing.log import MemoryLog
@@ -132,6 +133,7 @@ __all__ = [
     "World",
     "Writer",
     "answers_lost",
+    "asking",
     "hostile_records",
     "kill_at_every_io",
     "nothing_fails",
@@ -165,7 +167,7 @@ _HOMES = {
     "headrace.testing.contracts.store": ("StoreContract",),
     "headrace.testing.contracts.values": ("HEADERS", "KEYS", "LINES", "VALUES", "hostile_records"),
     "headrace.testing.fake_s3": ("FakeS3", "Fault"),
-    "headrace.testing.faults": ("CrashPoint", "Fate", "Gate", "Killed", "Way", "Wire", "nothing_fails"),
+    "headrace.testing.faults": ("CrashPoint", "Fate", "Gate", "Killed", "Way", "Wire", "asking", "nothing_fails"),
     "headrace.testing.log": ("MemoryLog",),
     "headrace.testing.machine": ("LakeMachine",),
     "headrace.testing.oracle": ("Oracle", "objects_in", "objects_of", "read_lake"),

@@ -8,14 +8,16 @@ lets the I/O of one number fail; the suites of `headrace.testing.contracts.crash
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
 import attrs
+import pytest
 
 from headrace.testing.turns import Killed
 
-__all__ = ["WAYS", "CrashPoint", "Fate", "Gate", "Killed", "Way", "Wire", "nothing_fails"]
+__all__ = ["WAYS", "CrashPoint", "Fate", "Gate", "Killed", "Way", "Wire", "asking", "nothing_fails"]
 
 Fate = Literal["do", "lose the statement", "lose the answer"]
 """
@@ -135,3 +137,24 @@ class Wire:
             return result
 
         return call
+
+
+@contextmanager
+def asking(module: object, names: Collection[str], gate: Gate) -> Iterator[None]:
+    """
+    Let these functions of a module, system calls of `os` as a rule, ask a gate before each call, as long as the block lasts.
+
+    For components whose I/O is no client's: the gate is to kill or to stop the process, since nothing is lost of a system call.
+    """
+
+    def asked(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            gate(name)
+            return real(*args, **kwargs)
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in names:
+            patch.setattr(module, name, asked(name, getattr(module, name)))
+        yield

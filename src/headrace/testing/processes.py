@@ -39,9 +39,18 @@ Job = Callable[[Path, Gate], object]
 _MOST = 400
 
 
-def kill_at_every_io(job: Job, folder: Path, timeout_s: float = 120.0) -> list[Path]:
+def kill_at_every_io(job: Job, folder: Path, *, every: int = 1, timeout_s: float = 120.0) -> list[Path]:
     """
     Kill a process of the job at each of its I/Os, and let another one bring each to its end.
+
+    Args:
+        job: What the processes do.
+
+        folder: Where each pair of them gets a folder of its own.
+
+        every: Only every so many I/Os, from the first one on.
+
+        timeout_s: For all of it.
 
     Returns:
         A folder for each, in which the caller looks whether all is as it should be; the last one was never killed.
@@ -49,26 +58,26 @@ def kill_at_every_io(job: Job, folder: Path, timeout_s: float = 120.0) -> list[P
     Raises:
         AssertionError: A run that nobody killed failed; the message has its traceback.
     """
-    return _played("kill", job, folder, timeout_s)
+    return _played("kill", job, folder, every, timeout_s)
 
 
-def zombie_at_every_io(job: Job, folder: Path, timeout_s: float = 120.0) -> list[Path]:
+def zombie_at_every_io(job: Job, folder: Path, *, every: int = 1, timeout_s: float = 120.0) -> list[Path]:
     """
     Stop a process of the job in front of each of its I/Os, run another one, wake the first, and run a last one.
 
     The second process may fail, as it does where the first one holds a lock; so may the first one when it wakes up: it was
-    overtaken. The last one may not. Returns and raises as `kill_at_every_io`.
+    overtaken. The last one may not. Takes, returns and raises as `kill_at_every_io`.
     """
-    return _played("zombie", job, folder, timeout_s)
+    return _played("zombie", job, folder, every, timeout_s)
 
 
-def _played(how: str, job: Job, folder: Path, timeout_s: float) -> list[Path]:
+def _played(how: str, job: Job, folder: Path, every: int, timeout_s: float) -> list[Path]:
     name, file = job.__qualname__, inspect.getfile(job)
     assert name.isidentifier(), f"found {name}, expected a function of a module: it is imported by another process"
-    command = [sys.executable, "-m", __name__, how, file, name, str(folder)]
+    command = [sys.executable, "-m", __name__, how, file, name, str(folder), str(every)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)  # noqa: S603 - ours
     assert done.returncode == 0, done.stderr
-    return [folder / f"{how}-{number}" for number in range(1, int(done.stdout.split()[-1]) + 1)]
+    return [folder / f"{how}-{number}" for number in done.stdout.split()]
 
 
 # ---- in the other process ---------------------------------------------------------------------------------------------
@@ -131,7 +140,7 @@ def _overtaken(job: Job, folder: Path, number: int) -> bool:
 
 
 def _main() -> None:
-    how, file, name, root = sys.argv[1:]
+    how, file, name, root, every = sys.argv[1:]
     sys.path.insert(0, str(Path(file).parent))
     spec = importlib.util.spec_from_file_location(Path(file).stem, file)
     assert spec is not None
@@ -141,13 +150,14 @@ def _main() -> None:
     spec.loader.exec_module(module)
     job: Job = getattr(module, name)
     play = {"kill": _killed, "zombie": _overtaken}[how]
-    for number in itertools.count(1):
+    for number in itertools.count(1, int(every)):
         assert number <= _MOST, f"more than {_MOST} I/Os in one run"
         folder = Path(root) / f"{how}-{number}"
         folder.mkdir(parents=True)
-        if not play(job, folder, number):
+        more = play(job, folder, number)
+        sys.stdout.write(f"{number}\n")
+        if not more:
             assert number > 1, "nothing asked the gate: the job's I/O does not go through it"
-            sys.stdout.write(f"{number}\n")
             return
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from headrace.errors import CommitUnknownError, PositionConflictError, SinkUnavailableError, TransientError
 from headrace.loader import LoadableSegment, Selection
-from headrace.records import Extent, Identity, Partition, Position, Record, Start
+from headrace.records import Extent, Identity, Partition, Position, Reached, Record, Start
 from headrace.sink import Draft, Sink
 from headrace.store import Store
 from headrace.testing.contracts.loader import (
@@ -223,15 +223,17 @@ class SourceCrashContract:
         values = [b'{"n":%d}' % n for n in range(30)]
         for begin in (0, 10, 20):
             log.append(0, [Record(n, 0, None, values[n]) for n in range(begin, begin + 10)])
-        partition, read = Partition(log.stream, 0), list[Record]()
+        partition, read, ends = Partition(log.stream, 0), list[Record](), list[int]()
         done = False
         while not done:
             begin_at = {partition: Start(read[-1].offset + 1, None, 1_000)} if read else {}
             reader = Reader(log.open(), begin_at, poll_s=0.001)
             done = _to_the_end(reader, partition, point)
             read += reader.records(partition) if partition in reader.owned else []
+            ends += [e.position for e in reader.events if isinstance(e, Reached) and e.at_end]
             reader.source.close()
         assert [record.value for record in read] == values, point.asked
+        assert min(ends) > read[-1].offset, f"an end was said where there was none: {ends}, {point.asked}"
 
 
 def _to_the_end(reader: Reader, partition: Partition, point: CrashPoint) -> bool:
