@@ -176,7 +176,8 @@ def check_share(target: str, segments: Sequence[TypedSegment], max_rejected: flo
         max_rejected: The share of the records that may go to quarantine, 0 to 1 (`Loader.max_rejected`).
 
     Raises:
-        TooManyRejectedError: `LEAST_REJECTED` or more are refused, and they are more than that share.
+        TooManyRejectedError: `LEAST_REJECTED` or more are refused, and they are more than that share. It names the partitions of
+            which so much is bad.
     """
     refused = [each for segment in segments for each in segment.refused]
     rejected, records = len(refused), len(refused) + sum(len(segment.rows) for segment in segments)
@@ -198,7 +199,18 @@ def check_share(target: str, segments: Sequence[TypedSegment], max_rejected: flo
         " mend the contract and load again, or take them into quarantine with a higher --max-rejected and redrive them later",
         rejected=rejected,
         records=records,
+        partitions=_worst(segments, max_rejected),
     )
+
+
+def _worst(segments: Iterable[TypedSegment], max_rejected: float) -> frozenset[Partition]:
+    """The partitions of which alone more is refused than may be."""
+    good: Counter[Partition] = Counter()
+    bad: Counter[Partition] = Counter()
+    for segment in segments:
+        good[segment.loadable.segment.partition] += len(segment.rows)
+        bad[segment.loadable.segment.partition] += len(segment.refused)
+    return frozenset(place for place in bad if bad[place] > max_rejected * (good[place] + bad[place]))
 
 
 def newest(rows: Iterable[TypedRow]) -> list[TypedRow]:

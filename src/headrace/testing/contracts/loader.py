@@ -452,6 +452,7 @@ class LoaderContract:
         with pytest.raises(TooManyRejectedError) as told:
             loader.load([good, bad])
         assert (told.value.rejected, told.value.records) == (LEAST_REJECTED + 2, LEAST_REJECTED + 62)
+        assert told.value.partitions in (frozenset(), {bad.segment.partition})  # empty: it does not say
         place = f"ticks/0 offset {bad.segment.start + 2}"
         assert f"{LEAST_REJECTED} of price: text, expected a number, first at {place}" in str(told.value)
         self.holds(warehouse, few)
