@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -133,6 +134,8 @@ def airflow(session: nox.Session) -> None:
     """The example DAGs, in Airflow's own environment; `-- --standalone` with its scheduler, which is killed, among others."""
     session.install("-r", "tests/airflow/lock")
     session.install("--no-deps", "--force-reinstall", wheel(session))
+    if "HEADRACE_AIRFLOW_SHOTS" in os.environ:
+        session.install("playwright==1.65.2")
     which = "test_standalone.py" if "--standalone" in session.posargs else "test_dags.py"
     more = [word for word in session.posargs if word != "--standalone"]
     session.run("python", "-m", "pytest", "-c", "tests/airflow/pytest.ini", f"tests/airflow/{which}", *more)

@@ -10,13 +10,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from making import api, commands, llms, settings
+from making import api, commands, dags, llms, settings
 
 PAGES = Path(__file__).parent / "pages"
 MADE: dict[str, Callable[[], str]] = {
     "reference/cli.md": commands.page,
     "reference/settings.md": settings.page,
     "reference/api.md": api.page,
+    "reference/dags.md": dags.page,
     "llms.txt": llms.page,  # last: it quotes the pages
 }
 

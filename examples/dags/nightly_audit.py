@@ -37,6 +37,8 @@ def nightly_audit():
         import json
         import os
 
+        from headrace.auditing.page import render
+
         context = get_current_context()
         context["target_name"], params, run = stream, context["params"], context["dag_run"]
         since = (
@@ -45,14 +47,16 @@ def nightly_audit():
         results, kept = [], []
         for warehouse in params["warehouses"]:
             result = sound(stream, warehouse, deep=True, since=since, source=params["source"])
-            name = f"{run.run_after:%Y%m%dT%H%M%S}.json"
-            report = folder(REPORTS) / stream / warehouse / name  # the same at each attempt: the last one stays
+            report = (
+                folder(REPORTS) / stream / warehouse / f"{run.run_after:%Y%m%dT%H%M%S}"
+            )  # each attempt's: the last stays
             report.parent.mkdir(parents=True, exist_ok=True)
-            draft = report.with_suffix(f".{os.getpid()}")
-            draft.write_text(json.dumps(result.document(), indent=1), encoding="utf-8")
-            draft.replace(report)
+            for kind, text in {".json": json.dumps(result.document(), indent=1), ".html": render(result)}.items():
+                draft = report.with_suffix(f".{os.getpid()}")
+                draft.write_text(text, encoding="utf-8")
+                draft.replace(report.with_suffix(kind))
             results.append(result)
-            kept.append(str(report))
+            kept.append(f"{report}.html")
             print(f"{stream} in {warehouse}: {result.verdict}, {len(result.findings)} findings: {report}")
         for result in results:
             must_be_complete(result)

@@ -35,7 +35,9 @@ def until(condition: Callable[[], Any], what: str, timeout_s: float = 120.0, eve
 
 def processes(session: int) -> dict[int, str]:
     """The living processes of a session, with their command lines."""
-    listed = subprocess.run(["ps", "-eo", "pid=,sid=,stat=,args="], check=True, capture_output=True, text=True).stdout
+    listed = subprocess.run(
+        ["ps", "-eww", "-o", "pid=,sid=,stat=,args="], check=True, capture_output=True, text=True
+    ).stdout
     found = [line.split(maxsplit=3) for line in listed.splitlines()]
     return {int(pid): args for pid, sid, stat, args in found if int(sid) == session and not stat.startswith("Z")}
 
@@ -46,10 +48,10 @@ class Airflow:
 
     home: Path
     dags: Path
-    environment: Mapping[str, str]
+    environment: Mapping[str, str] = attrs.field(repr=False)
     _ports: list[int] = attrs.field(factory=lambda: free_ports(3), init=False)
     _sessions: list[int] = attrs.field(factory=list, init=False)
-    _token: str = attrs.field(default="", init=False)
+    _token: str = attrs.field(default="", init=False, repr=False)
     base: str = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:

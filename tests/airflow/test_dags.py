@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -118,3 +119,24 @@ def test_redrive(bag, deployment):
     assert (state, states["redrive"], states["check"]) == ("success", {"success"}, {"success"})
     assert deployment.count("SELECT count(*) FROM trades") == 2_000
     assert registry.loader(f"duckdb://{deployment.silver}?table=trades", Trade)
+
+
+def test_external_python(bag, deployment):
+    """A task in an environment of its own, as the page on Airflow has it, loads as well."""
+    from airflow.dag_processing.bundles.manager import DagBundlesManager
+    from airflow.dag_processing.dagbag import sync_bag_to_db
+
+    page = (DAGS.parents[1] / "docs" / "pages" / "airflow.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"(?s)```python\n(from airflow.sdk import task\n.*?)```", page)
+    lake, silver = f"file://{deployment.folder}/lake", f"duckdb://{deployment.silver}?table=trades"
+    call = f"    load('trades', {lake!r}, {silver!r}, 'headrace.demo.contracts:Trade')"
+    text = f"{block}\n\n@dag(schedule=None)\ndef external():\n{call}\n\n\nexternal()\n"
+    file = deployment.folder / "external_dag.py"
+    file.write_text(f"from airflow.sdk import dag\n{text}".replace("/opt/headrace/bin/python", sys.executable))
+    deployment.stream(2_000)
+    external = type(bag)(dag_folder=str(file))
+    assert external.import_errors == {}
+    DagBundlesManager().sync_bundles_to_db()
+    sync_bag_to_db(external, "dags-folder", None)  # it lies outside of the folder that Airflow looks into
+    assert run(external, "external") == ("success", {"load": {"success"}})
+    assert deployment.count("SELECT count(*) FROM trades") == 2_000

@@ -1,0 +1,83 @@
+"""
+Takes the screenshots of the page on Airflow: ``shots.py ADDRESS PASSWORD FOLDER``, of an Airflow that runs.
+
+    HEADRACE_AIRFLOW_SHOTS=docs/pages/assets nox -s airflow -- --standalone
+
+makes them of the run that the tests kill. Chromium is the machine's own.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+import urllib.request
+from pathlib import Path
+from urllib.parse import quote
+
+from playwright.sync_api import Page, sync_playwright
+
+OPTIONS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+]
+
+
+def main(base: str, password: str, folder: str) -> None:
+    run = newest_run(base, password)
+    with sync_playwright() as player, tempfile.TemporaryDirectory() as profile:
+        browser = player.chromium.launch_persistent_context(
+            profile,
+            executable_path=shutil.which("chromium") or shutil.which("google-chrome"),
+            headless=True,
+            viewport={"width": 1360, "height": 760},
+            args=OPTIONS,
+        )
+        page = browser.new_page()
+        page.goto(f"{base}/", wait_until="networkidle")
+        page.fill('input[name="username"]', "admin")
+        page.fill('input[name="password"]', password)
+        page.click('button[type="submit"]')
+        page.wait_for_load_state("networkidle")
+        for name, path in {
+            "grid": "/dags/bronze_to_silver",
+            "graph": f"/dags/bronze_to_silver/runs/{quote(run)}",
+            "assets": "/dags/bars",
+        }.items():
+            page.goto(base + path, wait_until="networkidle")
+            if name != "grid":
+                show_graph(page)
+            page.wait_for_timeout(3_000)  # the graph is laid out, and moves, after all has come
+            page.screenshot(path=str(Path(folder, f"airflow-{name}.png")))
+        browser.close()
+
+
+def show_graph(page: Page) -> None:
+    button = page.get_by_label("Graph").first
+    if button.count():
+        button.click()
+
+
+def newest_run(base: str, password: str) -> str:
+    """The last run in which something was loaded."""
+
+    def ask(path: str, token: str = "", body: object = None) -> dict:
+        request = urllib.request.Request(base + path, data=body and json.dumps(body).encode())
+        request.add_header("Content-Type", "application/json")
+        if token:
+            request.add_header("Authorization", f"Bearer {token}")
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return json.load(answer)
+
+    token = ask("/auth/token", body={"username": "admin", "password": password})["access_token"]
+    loads = ask("/api/v2/dags/bronze_to_silver/dagRuns/~/taskInstances?limit=1000", token)["task_instances"]
+    ended = [(t["end_date"], t["dag_run_id"]) for t in loads if (t["task_id"], t["state"]) == ("load", "success")]
+    return max(ended)[1]
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
