@@ -41,15 +41,13 @@ def nightly_audit():
 
         context = get_current_context()
         context["target_name"], params, run = stream, context["params"], context["dag_run"]
-        since = (
-            (run.run_after - timedelta(hours=26)).isoformat() if params["since"] is None else params["since"] or None
-        )
+        lately = (run.run_after - timedelta(hours=26)).isoformat()
+        since = lately if params["since"] is None else params["since"] or None
         results, kept = [], []
         for warehouse in params["warehouses"]:
             result = sound(stream, warehouse, deep=True, since=since, source=params["source"])
-            report = (
-                folder(REPORTS) / stream / warehouse / f"{run.run_after:%Y%m%dT%H%M%S}"
-            )  # each attempt's: the last stays
+            # at each attempt the same name: the last one stays
+            report = folder(REPORTS) / stream / warehouse / f"{run.run_after:%Y%m%dT%H%M%S}"
             report.parent.mkdir(parents=True, exist_ok=True)
             for kind, text in {".json": json.dumps(result.document(), indent=1), ".html": render(result)}.items():
                 draft = report.with_suffix(f".{os.getpid()}")
