@@ -301,6 +301,18 @@ def test_a_claim_is_the_readmes_and_has_its_test(words: str, tests: str):
         assert re.search(rf"(?m)^def {name}\(" if name else "^", (ROOT / path).read_text(encoding="utf-8"))
 
 
+NAMED = {name for text in TEXTS.values() for name in re.findall(r"`(tests/[\w/.]+\.py(?:::\w+)?)`", text)}
+
+
+@pytest.mark.parametrize("name", sorted(NAMED))
+def test_a_named_test_is_there(name: str):
+    """A test that any page names can be run."""
+    path, _, test = name.partition("::")
+    assert re.search(
+        rf"(?m)^    def {test}\(|^def {test}\(" if test else "^", (ROOT / path).read_text(encoding="utf-8")
+    )
+
+
 def test_every_promise_of_the_readme_is_on_the_page():
     """No line of the README's table of promises is without a claim on the page."""
     (table,) = re.findall(r"(?ms)^## What is promised\n(.*?)\n\n[^|\n]", TEXTS["README.md"])
@@ -330,3 +342,45 @@ def test_the_protocol_is_pure():
     assert imported <= {"__future__", "collections", "collections.abc", "concurrent.futures", "typing", "attrs"} | {
         f"headrace.{name}" for name in ("errors", "flush", "records", "segment", "sink", "gauges")
     }
+
+
+# ---- errors by their messages ---------------------------------------------------------------------------------------
+
+FAILURES = TEXTS["docs/pages/failures.md"]
+PASSED_ON = ("CertificateNotTrusted", "503 SlowDown", "trades_v2 at 0: load trades_v2 first")
+"""Words that a client library gave, or that stand between values only: no three of them follow each other in the code."""
+
+
+def runs_of_three(text: str) -> set[tuple[str, ...]]:
+    words = re.findall(r"[a-z]+", text.lower())
+    return {tuple(words[i : i + 3]) for i in range(len(words) - 2)}
+
+
+def messages() -> list[str]:
+    """What the page quotes: in a quotation, or in the first column of a table."""
+    cells = re.findall(r"(?m)^\| (`[^|]*`[^|]*) \|", FAILURES)
+    told = [*re.findall(r"(?m)^> `([^`]+)`", FAILURES), *(m for cell in cells for m in re.findall(r"`([^`]+)`", cell))]
+    return [m for m in told if len(re.findall(r"[a-z]+", m.lower())) > 3]
+
+
+def test_a_message_is_what_the_code_says():
+    """Each message that the page explains is one that the code can say: three words of it in a row, at least."""
+    code = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "src/headrace").rglob("*.py"))
+    joined = re.sub(r'"\s*\n\s*f?"', " ", re.sub(r"\{[^{}]*\}", " 0 ", code))
+    known = runs_of_three(joined)
+    told = messages()
+    assert len(told) > 60
+    assert [] == [m for m in told if not runs_of_three(m) & known and not any(words in m for words in PASSED_ON)]
+
+
+def test_an_error_stands_under_its_code():
+    """What the page quotes under a heading with an exit code has that code."""
+    sections = re.findall(
+        r"(?ms)^## [^\n]*\bcode (\d)\b[^\n]*\n(.*?)(?=^## |\Z)", FAILURES.replace("## Code", "## code")
+    )
+    assert {"1", "2", "3"} == {code for code, _ in sections}
+    for code, text in sections:
+        for part in text.split("\n### "):
+            said = re.search(r"\(code (\d)\)", part)  # one of another code says so
+            for name in set(re.findall(r"`(\w+Error): ", part)) & set(ERRORS):
+                assert (name, int(said[1] if said else code)) == (name, code_of(ERRORS[name].__new__(ERRORS[name])))

@@ -72,11 +72,27 @@ def test_each_step_answers_as_shown(followed: tuple[Path, list[str]]):
     assert len(STEPS) == len(wrote)
     assert len(STEPS) > 12
     for (step, shown), text in zip(STEPS, wrote, strict=True):
-        at = 0
-        for line in filter(str.strip, shown.splitlines()):
-            found = re.compile(rf"(?m)^[ \t]*{pattern(line)}[ \t]*$").search(text, at)
-            assert found, f"{step}\n{text}\nlacks the line\n{line}"
-            at = found.end()
+        assert [] == lacking(shown, text), f"{step}\n{text}"
+
+
+def lacking(shown: str, text: str) -> list[str]:
+    """The lines that are shown and were not answered, or not in this order."""
+    found, at = [], 0
+    for line in filter(str.strip, shown.splitlines()):
+        if seen := re.compile(rf"(?m)^[ \t]*{pattern(line)}[ \t]*$").search(text, at):
+            at = seen.end()
+        else:
+            found.append(line)
+    return found
+
+
+def test_a_line_that_was_not_answered_is_found():
+    """Other numbers, another order, and a line too many are told; white space and what is left open are not."""
+    text = "a\tb  7\n5 rows, in 0.3 s, done\n"
+    assert [] == lacking("a b 7\n5 rows, …, done\n", text)
+    assert ["a b 8"] == lacking("a b 8\n", text)
+    assert ["a b 7"] == lacking("5 rows, …, done\na b 7\n", text)
+    assert ["rows"] == lacking("rows\n", text)
 
 
 def test_the_reader_of_the_format_page(followed: tuple[Path, list[str]]):
