@@ -328,9 +328,17 @@ def test_half_open_connection(alpaca: AlpacaExchange, follow):
     alpaca.frozen = False
     following.clock.pass_s(1)
     following.until(lambda: not following.open_gaps())
+    # the negative control: who does not ask never notices
+    alpaca.most = 3
+    careless = begun(follow(stocks(alpaca), clock=Clock(day_ns=1_767_409_200_000_000_000), ping_every_s=1e9), alpaca)
+    alpaca.frozen = True
+    careless.clock.pass_s(3600)
+    for _ in range(5):
+        careless.poll()
+    assert ["started"] == [g["cause"] for g in careless.gaps()]
+    alpaca.frozen = False
     # the other one, silent at night but answering, stays
     night = Clock(day_ns=1_767_366_000_000_000_000 + 12 * 3600 * 10**9)
-    alpaca.most = 2
     quiet = begun(follow(stocks(alpaca), clock=night), alpaca)
     for _ in range(6):
         night.pass_s(19)

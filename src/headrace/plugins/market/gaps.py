@@ -149,7 +149,8 @@ class Gaps:
         """A number that is not the next one. Where it was only announced, *number* is the first that may still come."""
         last, gap = self._numbers.get(symbol), self._uncounted.get(symbol)
         if gap is not None and last is not None and last - _REPLAYED < number <= last:
-            return  # some exchanges begin with what they have sent before
+            self._came_late(symbol, number)  # some exchanges begin with what they have sent before
+            return
         if gap is not None:  # the first number behind a connection that was lost
             del self._uncounted[symbol]
             gap.next = number

@@ -1,0 +1,101 @@
+"""Gap records by any course of events: what they count as missing is what is not there."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from headrace.plugins.market.gaps import Gaps, moment
+
+EVENTS = st.lists(
+    st.one_of(
+        st.just("sent"),
+        st.just("sent"),
+        st.just("sent"),
+        st.just("not sent"),
+        st.just("held back"),
+        st.just("released"),
+        st.just("again"),
+        st.just("beat"),
+        st.just("lost"),
+        st.just("back"),
+    ),
+    max_size=60,
+)
+
+
+def last_of(gaps: Gaps) -> list[dict[str, Any]]:
+    """Each gap as its highest revision says; every revision must be one more than the one before."""
+    found: dict[str, dict[str, Any]] = {}
+    for _, value in gaps.out:
+        gap = json.loads(value)
+        assert gap["revision"] == found.get(gap["id"], {"revision": 0})["revision"] + 1
+        found[gap["id"]] = gap
+    return list(found.values())
+
+
+@given(EVENTS)
+@example(["held back", "sent", "lost", "back", "released"])
+@example(["not sent", "sent", "lost", "not sent", "sent", "back", "again", "beat"])
+def test_what_is_missing_is_counted(events: list[str]):
+    """
+    Numbers that are sent, left out, held back, repeated, announced, and lost with their connection: what the gaps count as
+    missing in the end is exactly what never came.
+    """
+    gaps, came, back, number, up, now = Gaps(feed="f", symbols=("A",), producer="p", run="p"), {1}, [], 1, True, 0
+    gaps.begin("started", None)
+    gaps.end(now)
+    gaps.count(["A"], [1], now)
+
+    def deliver(n: int) -> None:
+        came.add(n)
+        gaps.count(["A"], [n], now)
+
+    for event in [*events, "back", "sent", "beat"]:
+        now += 1
+        if event in ("sent", "not sent", "held back"):
+            number += 1
+        if event == "sent" and up:
+            deliver(number)
+        elif event == "held back" and up:
+            back.append(number)
+        elif event == "released" and up and back:
+            deliver(back.pop())
+        elif event == "again" and up:
+            deliver(max(came))
+        elif event == "beat" and up:
+            gaps.latest({"A": number}, now)
+        elif event == "lost" and up:
+            up = False  # what was held back may come on the next one
+            gaps.begin("lost", now)
+        elif event == "back" and not up:
+            up = True
+            gaps.end(now)
+    missing = set(range(1, number + 1)) - came
+    last = last_of(gaps)
+    assert len(missing) == sum(gap["missing"] or 0 for gap in last)
+    inside = {n for g in last if g["missing"] for n in range(g["last_sequence"] + 1, g["next_sequence"])}
+    assert missing <= inside
+    assert all(gap["filled"] == (gap["missing"] == 0) for gap in last)
+    assert all(gap["to"] is not None for gap in last)
+
+
+def test_moments():
+    """Nanoseconds are written to the last digit."""
+    assert "2026-01-02T15:00:00.000000001Z" == moment(1_767_366_000_000_000_001)
+    assert "1970-01-01T00:00:00.000000000Z" == moment(0)
+
+
+def test_many_missing_numbers():
+    """A gap of millions is counted, not listed; the newest hundred of a symbol are followed."""
+    gaps = Gaps(feed="f", symbols=("A",), producer="p", run="p")
+    gaps.count(["A", "A", "A"], [1, 5_000_000, 3], 1)
+    assert [4_999_998] == [gap["missing"] for gap in last_of(gaps)]
+    gaps.count(["A"] * 200, [5_000_000 + 2 * n for n in range(1, 201)], 2)
+    gaps.count(["A", "A"], [5_000_001, 5_000_399], 3)
+    assert {4_999_998: 1, 1: 199, 0: 1} == {
+        m: sum(gap["missing"] == m for gap in last_of(gaps)) for m in (4_999_998, 1, 0)
+    }
