@@ -132,7 +132,9 @@ def _show(output: Output, settings: list[dict[str, str]]) -> None:
 
 def _fields(kind: Any) -> list[dict[str, str]]:
     """The fields of an attrs class that a URI can set, with what its docstring says of them."""
-    hints, told = get_type_hints(kind), _told(inspect.getdoc(kind) or "")
+    hints, told = get_type_hints(kind), dict[str, str]()
+    for home in reversed(kind.__mro__):  # a field is told of where it is declared
+        told |= _told(inspect.getdoc(home) or "")
     found = []
     for field in attrs.fields(kind):
         if NESTED in field.metadata:

@@ -15,6 +15,7 @@ from headrace.plugins.market.feed import OTHER, Dialogue, Feed, FeedLostError, F
 from headrace.plugins.market.frames import Frames, grouped, words
 from headrace.plugins.market.source import FeedSource, settings
 from headrace.plugins.market.symbols import kinds_of, symbols_of
+from headrace.uri import NESTED
 
 if TYPE_CHECKING:
     from headrace.registry import Registry
@@ -162,6 +163,8 @@ def _json(**said: object) -> str:
 @attrs.define(kw_only=True, eq=False)
 class AlpacaSource(FeedSource):
     """`FeedSource` of ``alpaca://iex/AAPL,MSFT``; credentials are APCA_API_KEY_ID and APCA_API_SECRET_KEY in the environment."""
+
+    feed: Alpaca = attrs.field(metadata={NESTED: ("feed",)})
 
     @classmethod
     def from_uri(cls, uri: URI, registry: Registry) -> AlpacaSource:

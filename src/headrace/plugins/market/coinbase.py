@@ -12,6 +12,7 @@ from headrace.plugins.market.feed import OTHER, Dialogue, Feed, FeedLostError, F
 from headrace.plugins.market.frames import Frames, grouped, words
 from headrace.plugins.market.source import FeedSource, settings
 from headrace.plugins.market.symbols import kinds_of, symbols_of
+from headrace.uri import NESTED
 
 if TYPE_CHECKING:
     from headrace.registry import Registry
@@ -128,6 +129,8 @@ class _Dialogue(Dialogue):
 @attrs.define(kw_only=True, eq=False)
 class CoinbaseSource(FeedSource):
     """`FeedSource` of ``coinbase://BTC-USD,ETH-USD``; no credentials are needed."""
+
+    feed: Coinbase = attrs.field(metadata={NESTED: ()})
 
     @classmethod
     def from_uri(cls, uri: URI, registry: Registry) -> CoinbaseSource:

@@ -45,10 +45,8 @@ class FeedSource(Source):
 
         stream: What the streams' names begin with; the feed's name unless given.
 
-        producer: Who receives, in the ids of connections and gaps, from run to run; as `run` unless given. Two processes that run
+        producer: Who receives, in the ids of connections and gaps, from run to run; made up unless given. Two processes that run
             at a time have different ones.
-
-        run: Which run of the producer, in the same ids: made up, so that they are never used twice.
 
         queue_bytes: Received and not yet taken. When it is full nothing is received until there is room.
 
@@ -80,7 +78,7 @@ class FeedSource(Source):
     feed: Feed
     stream: str = ""
     producer: str = ""
-    run: str = attrs.field(factory=lambda: secrets.token_hex(4))
+    _run: str = attrs.field(factory=lambda: secrets.token_hex(4))  # in all ids, so that none is ever used twice
     queue_bytes: int = attrs.field(default=32 << 20, validator=attrs.validators.gt(0))
     reconnect_first_s: float = 1.0
     reconnect_most_s: float = 60.0
@@ -107,7 +105,7 @@ class FeedSource(Source):
 
     def __attrs_post_init__(self) -> None:
         name = self.stream or self.feed.name
-        run = f"{self.producer}.{self.run}" if self.producer else self.run
+        run = f"{self.producer}.{self._run}" if self.producer else self._run
         self._kinds = {kind: Partition(f"{name}.{kind}", 0) for kind in (*self.feed.kinds, OTHER, GAPS)}
         self._backlog = Backlog(limit_bytes=self.queue_bytes)
         self._supervisor = Supervisor(
@@ -117,7 +115,7 @@ class FeedSource(Source):
             gaps=Gaps(
                 feed=self.feed.name,
                 symbols=self.feed.symbols,
-                producer=self.producer or self.run,
+                producer=self.producer or self._run,
                 run=run,
             ),
             backoff=Backoff(
