@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -12,6 +13,7 @@ from headrace.plugins.kafka.columns import batch_of, offset_of
 from headrace.records import Batch, Partition
 
 _CHUNK = 1000
+_TURN_S = 0.05
 _SETTINGS = {
     "client.id": "headrace",
     "group.id": "headrace-audit",  # never joined, nothing is committed to it
@@ -47,10 +49,12 @@ def reread(
 
 
 def _batches(consumer: Consumer, partition: Partition, start: int, end: int, timeout_s: float) -> Iterator[Batch]:
-    at_end = False
+    at_end, heard_s = False, time.monotonic()
     while not at_end:
-        messages = consumer.consume(_CHUNK, timeout_s)
-        if not messages:
+        messages = consumer.consume(_CHUNK, _TURN_S)  # it waits for all of them, whatever has come
+        if messages:
+            heard_s = time.monotonic()
+        elif time.monotonic() - heard_s > timeout_s:
             raise SourceUnavailableError(f"{partition}: nothing came for {timeout_s:g} s, from {start} on; ask again")
         records: list[Message] = []
         for message in messages:
