@@ -174,7 +174,8 @@ def reason(error: Exception, feed: Feed, *, first: bool, subscribed: bool) -> Fe
     if isinstance(error, InvalidStatus):
         return _status(error, feed, first=first)
     if isinstance(error, InvalidURI):
-        raise FeedRefusedError(f"{feed.safe_url}: no address of a WebSocket: ws://… or wss://…") from error
+        wrong = f"{feed.safe_url}: no address of a WebSocket: ws://… or wss://…"
+        raise FeedRefusedError(wrong) from None  # its text has the whole address, and so perhaps a key
     if isinstance(error, ssl.SSLCertVerificationError):
         if first:
             raise FeedRefusedError(

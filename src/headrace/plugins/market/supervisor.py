@@ -106,7 +106,8 @@ class Supervisor:
         except FeedLostError as error:
             lost = error
         except (OSError, EOFError, WebSocketException) as error:
-            log_event(_log, logging.DEBUG, "connection failed", feed=self.feed.name, error=repr(error)[:200])
+            # not its text: that may hold the address, and so a key
+            log_event(_log, logging.DEBUG, "connection failed", feed=self.feed.name, error=type(error).__name__)
             lost = reason(error, self.feed, first=not self._ever, subscribed=state.subscribed_s is not None)
         if state.behind:
             lost = FeedLostError(f"{lost.cause} (behind)", lost.wait_s)
