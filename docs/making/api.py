@@ -16,7 +16,8 @@ HEAD = """# Python
 
 The public names, as their docstrings say them. Those of `headrace` are imported from there: `from headrace import Pipeline`.
 Nothing is imported until it is asked for, so `import headrace` costs nothing and needs no client library. What stands in no
-list here is not public. Errors have [a page of their own](errors.md).
+list here is not public; the names of `headrace.testing` stand in [Test your plugin](../testing.md). Errors have
+[a page of their own](errors.md).
 
 """
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -24,7 +25,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("Pipeline", "FlushPolicy", "Progress", "Load", "LoadProgress", "LoadResult", "Redrive", "RedriveProgress"),
         *("Outlook", "Selection", "Reload", "Expire", "Expiry", "Chain"),
     ),
-    "To make components from URIs": ("Registry", "Plugin", "Component", "URI", "hookimpl"),
+    "To make components from URIs": ("Registry", "Plugin", "Component", "URI", "hookimpl", "Ended"),
     "To implement: sources, sinks, stores, loaders": (
         *("Source", "Owner", "Holes", "Sink", "Draft", "Guarantee", "Store", "Page", "StoredObject", "Loader"),
         *("LoadableSegment", "Line", "Census", "Change", "QuarantineCount", "QuarantinedRecord", "Finding"),
@@ -34,7 +35,23 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("Hint", "Position", "Start", "Extent", "Identity", "Segment", "Trailer"),
     ),
 }
-OTHERS = {"headrace.contract": ("contract", "column", "load_contract", "Contract"), "headrace.bars": ("Bars",)}
+OTHERS = {
+    "headrace.contract": ("contract", "column", "load_contract", "Contract"),
+    "headrace.bars": ("Bars",),
+    "headrace.rowwise": (
+        *(
+            "lacking",
+            "typed",
+            "typed_again",
+            "check_share",
+            "newest",
+            "order_of",
+            "selected",
+            "TypedSegment",
+            "TypedRow",
+        ),
+    ),
+}
 
 
 def page() -> str:

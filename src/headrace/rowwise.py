@@ -89,7 +89,7 @@ class TypedSegment:
 
 
 def lacking(
-    segments: Iterable[LoadableSegment], target: str, position: Callable[[Line], int | None]
+    segments: Iterable[LoadableSegment], target: str, position: Callable[[Line], int | None], *, where: str = ""
 ) -> list[LoadableSegment]:
     """
     Keep the segments that the ledger has not (S1); ask this under the lock (S2).
@@ -100,6 +100,8 @@ def lacking(
         target: The table that is loaded.
 
         position: How far the ledger says that a line is loaded; None where nothing of it ever was.
+
+        where: What a message calls the table; *target* unless given.
 
     Raises:
         PositionConflictError: A segment does not start where its line ends.
@@ -113,7 +115,7 @@ def lacking(
         if end < segment.end:
             if end != segment.start:
                 raise PositionConflictError(
-                    f"{target}: the ledger of {segment.partition} is at {end}, the segment covers [{segment.start},"
+                    f"{where or target}: the ledger of {segment.partition} is at {end}, the segment covers [{segment.start},"
                     f" {segment.end}); load what lies between first",
                     expected=segment.start,
                     found=None,

@@ -46,6 +46,7 @@ from headrace.plugins.duckdb.redrive import spool_quarantine, take_back
 from headrace.plugins.duckdb.replaced import close, predecessors, refuse_replaced, successor
 from headrace.plugins.duckdb.rows import inserted, prepare, write_rows
 from headrace.plugins.duckdb.tables import HELD, LINEAGE, PLACE, expected, quarantine, refuse_taken, statements
+from headrace.rowwise import lacking
 from headrace.tally import Stored, Tally
 from headrace.typed.columns import declared, quoted
 from headrace.typed.engine import engine
@@ -370,10 +371,10 @@ class DuckDBLoader(Loader):
         self, connection: duckdb.DuckDBPyConnection, attempt: str, wanted: Sequence[LoadableSegment]
     ) -> LoadResult:
         """Rows, quarantine and ledger of the segments that the ledger, read under the lock, still lacks."""
-        lacking = self._lacking(connection, wanted)
-        if len(lacking) < len(wanted):  # another loader was first with some: staged anew without them
+        left = self._lacking(connection, wanted)
+        if len(left) < len(wanted):  # another loader was first with some: staged anew without them
             raise PositionConflictError(
-                f"{self.target}: {len(wanted) - len(lacking)} of {len(wanted)} segments were loaded by another loader"
+                f"{self.target}: {len(wanted) - len(left)} of {len(wanted)} segments were loaded by another loader"
                 " meanwhile",
                 expected=wanted[0].segment.start,
                 found=None,
@@ -407,24 +408,7 @@ class DuckDBLoader(Loader):
         self, connection: duckdb.DuckDBPyConnection, segments: Sequence[LoadableSegment]
     ) -> list[LoadableSegment]:
         """The segments that the ledger has not; each must start where its line ends (S1, S2)."""
-        ends: dict[Line, int] = {}
-        lacking = []
-        for loadable in segments:
-            segment = loadable.segment
-            line = Line(segment.trailer.dataset_id, segment.partition, self.target)
-            end = ends[line] if line in ends else _position(connection, line) or 0
-            if end < segment.end:
-                if end != segment.start:
-                    raise PositionConflictError(
-                        f"{self.target}: the ledger of {segment.partition} is at {end}, the segment covers [{segment.start},"
-                        f" {segment.end}); load what lies between first",
-                        expected=segment.start,
-                        found=None,
-                    )
-                lacking.append(loadable)
-                end = segment.end
-            ends[line] = end
-        return lacking
+        return lacking(segments, self.target, lambda line: _position(connection, line))
 
     # ---- connection ---------------------------------------------------------------------------------------
 

@@ -48,6 +48,7 @@ from headrace.plugins.snowflake.staging import Staged, Stager, sweep
 from headrace.plugins.snowflake.tables import Tables
 from headrace.plugins.snowflake.writing import Writing
 from headrace.records import Partition
+from headrace.rowwise import lacking
 from headrace.tally import Stored, Tally
 from headrace.typed.engine import engine
 from headrace.typed.fields import new_fields, told
@@ -362,10 +363,10 @@ class SnowflakeLoader(Loader):
     def _write(self, writing: Writing, staged: Staged, wanted: Sequence[LoadableSegment]) -> LoadResult:
         """Rows, quarantine and ledger of the segments that the ledger, read under the lock, still lacks."""
         self._refuse_unknown_columns(writing.session)
-        lacking = self._lacking(writing.session, wanted)
-        if len(lacking) < len(wanted):  # another loader was first with some: staged anew without them
+        left = self._lacking(writing.session, wanted)
+        if len(left) < len(wanted):  # another loader was first with some: staged anew without them
             raise PositionConflictError(
-                f"{self.where}: {len(wanted) - len(lacking)} of {len(wanted)} segments were loaded by another loader"
+                f"{self.where}: {len(wanted) - len(left)} of {len(wanted)} segments were loaded by another loader"
                 " meanwhile",
                 expected=wanted[0].segment.start,
                 found=None,
@@ -431,24 +432,7 @@ class SnowflakeLoader(Loader):
 
     def _lacking(self, session: Session, segments: Sequence[LoadableSegment]) -> list[LoadableSegment]:
         """The segments that the ledger has not; each must start where its line ends (S1, S2)."""
-        ends = self._ends(session)
-        lacking = []
-        for loadable in segments:
-            segment = loadable.segment
-            line = Line(segment.trailer.dataset_id, segment.partition, self.target)
-            end = ends.get(line, 0)
-            if end < segment.end:
-                if end != segment.start:
-                    raise PositionConflictError(
-                        f"{self.where}: the ledger of {segment.partition} is at {end}, the segment covers [{segment.start},"
-                        f" {segment.end}); load what lies between first",
-                        expected=segment.start,
-                        found=None,
-                    )
-                lacking.append(loadable)
-                end = segment.end
-            ends[line] = end
-        return lacking
+        return lacking(segments, self.target, self._ends(session).get, where=self.where)
 
     def _ends(self, session: Session, *targets: str) -> dict[Line, int]:
         """How far each line of some targets, or of this one, is loaded (S1)."""
