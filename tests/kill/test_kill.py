@@ -97,7 +97,7 @@ def stopped(process: subprocess.Popen[bytes]) -> None:
 def test_every_step(tmp_path: Path, file: Path, play: Callable[..., list[Path]], every: int, least: int):
     """Killed before any call of the system, or asleep there while another one does the work: the next run completes the lake."""
     assert file.exists()
-    folders = play(carry, tmp_path, every=every)
+    folders = play(carry, tmp_path, every=every, timeout_s=300)
     assert len(folders) > least
     assert [] == [folder.name for folder in folders if stored(folder / "lake") != lines_of(100)]
 
