@@ -24,12 +24,17 @@ DAGS = Path(__file__).parents[2] / "examples" / "dags"
 SECRET = "xK7-never-to-be-seen"  # stands in a connection, and in no file that is left
 
 
-def until(condition: Callable[[], Any], what: str, timeout_s: float = 120.0, every_s: float = 0.2) -> Any:
-    """Wait for a condition, with a bound, and return what it returned."""
-    deadline = time.monotonic() + timeout_s
-    while not (found := condition()):
+def until(condition: Callable[[], Any], what: str, timeout_s: float = 300.0, every_s: float = 0.2) -> Any:
+    """Wait for a condition, with a bound, and return what it returned. An Airflow that does not answer now is asked again."""
+    deadline, found = time.monotonic() + timeout_s, None
+    while not found:
         assert time.monotonic() < deadline, f"after {timeout_s:.0f} s still not: {what}"
-        time.sleep(every_s)
+        try:
+            found = condition()
+        except (TimeoutError, ConnectionError):
+            continue
+        if not found:
+            time.sleep(every_s)
     return found
 
 
@@ -92,7 +97,7 @@ class Airflow:
             )
         self._sessions.append(started.pid)
         if not command:
-            until(self._healthy, "Airflow is up", 180)
+            until(self._healthy, "Airflow is up")
             self._token = self.login()
         return started.pid
 
@@ -143,7 +148,7 @@ class Airflow:
         request.add_header("Content-Type", "application/json")
         if self._token:
             request.add_header("Authorization", f"Bearer {self._token}")
-        with urllib.request.urlopen(request, timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return json.load(answer)
 
     def _healthy(self) -> bool:
