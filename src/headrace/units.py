@@ -1,4 +1,4 @@
-"""Sizes and times as people write them: ``32MiB``, ``30s``."""
+"""Sizes, times and counts as people write them: ``32MiB``, ``30s``, ``1 segment``."""
 
 from __future__ import annotations
 
@@ -35,6 +35,11 @@ def parse_share(text: str) -> float:
     if not 0 <= found <= 1:
         raise ConfigError(f"found {text!r}, expected a share from 0% to 100%, such as 5%")
     return found
+
+
+def counted(number: int, word: str) -> str:
+    """Write a number and what it counts: ``1 segment``, ``1,200 segments``."""
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 def format_bytes(count: float) -> str:

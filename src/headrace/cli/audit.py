@@ -17,6 +17,7 @@ from headrace.cli.options import AsJson, Epoch, Lake, LogFormat, LogLevel, Strea
 from headrace.cli.output import Output
 from headrace.cli.progress import Looking
 from headrace.errors import ConfigError, TransientError
+from headrace.units import counted
 
 _STYLES = {"complete": "bold green", "incomplete": "bold red", "unknown": "bold yellow"}
 
@@ -156,14 +157,13 @@ def _show(output: Output, result: AuditResult) -> None:
 def summary(result: AuditResult) -> str:
     """One line for people."""
     records = sum(p.records for p in result.partitions)
-    parts = [f"{records:,} records in {sum(p.segments for p in result.partitions):,} segments"]
+    parts = [f"{counted(records, 'record')} in {counted(sum(p.segments for p in result.partitions), 'segment')}"]
     if result.warehouse:
-        parts.append(f"{sum(p.rows or 0 for p in result.partitions):,} rows")
+        parts.append(counted(sum(p.rows or 0 for p in result.partitions), "row"))
         parts.append(f"{sum(p.quarantined or 0 for p in result.partitions):,} quarantined")
     late = sum((p.behind_log or 0) + (p.behind_lake or 0) for p in result.partitions)
-    parts += [f"{late:,} offsets behind"] if late else []
-    found = len(result.findings)
-    parts.append(f"{found:,} finding{'s' if found != 1 else ''}")
+    parts += [f"{counted(late, 'offset')} behind"] if late else []
+    parts.append(counted(len(result.findings), "finding"))
     return ", ".join(parts)
 
 

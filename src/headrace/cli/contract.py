@@ -12,6 +12,7 @@ from headrace.cli.lake import open_chain
 from headrace.cli.options import Epoch, Lake, LogFormat, LogLevel, StreamName, begin
 from headrace.errors import ConfigError
 from headrace.registry import Registry
+from headrace.units import counted
 
 
 def infer(
@@ -59,7 +60,9 @@ def infer(
         raise ConfigError(
             f"{chain.store.place} has no record of {chain.dataset.stream!r}: there is nothing to infer from"
         )
-    where = f"{found.segments:,} segments in {found.partitions:,} partitions of {chain.dataset.stream!a}"
+    where = (
+        f"{counted(found.segments, 'segment')} in {counted(found.partitions, 'partition')} of {chain.dataset.stream!a}"
+    )
     text = written(found.values, name or class_name(chain.dataset.stream), where)
     if out is None:
         typer.echo(text, nl=False)

@@ -21,10 +21,11 @@ from headrace.cli.progress import LoadStatus
 from headrace.cli.signals import stopping
 from headrace.errors import HeadraceError
 from headrace.load import Load
-from headrace.loader import MAX_REJECTED, Line, Loader
+from headrace.loader import MAX_REJECTED, Line, Loader, LoadResult
 from headrace.logs import redacted
 from headrace.records import Partition
 from headrace.registry import Registry
+from headrace.units import counted
 from headrace.uri import URI
 
 
@@ -196,7 +197,10 @@ def _report(output: Output, run: Load, *, quiet: bool = False) -> None:
     if not done.segments:
         output.line(f"{run.loader.target} lacks nothing: no segment was loaded")
         return
-    output.line(
-        f"{done.records:,} records of {done.segments:,} segments into {run.loader.target}: {done.inserted:,} rows,"
-        f" {done.rejected:,} quarantined, {done.superseded:,} superseded"
-    )
+    output.line(summary(done, run.loader.target))
+
+
+def summary(done: LoadResult, target: str) -> str:
+    """One line for people."""
+    what = f"{counted(done.records, 'record')} of {counted(done.segments, 'segment')} into {target}"
+    return f"{what}: {counted(done.inserted, 'row')}, {done.rejected:,} quarantined, {done.superseded:,} superseded"

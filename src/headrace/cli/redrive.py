@@ -21,6 +21,7 @@ from headrace.errors import HeadraceError
 from headrace.logs import redacted
 from headrace.redrive import Redrive
 from headrace.registry import Registry
+from headrace.units import counted
 from headrace.uri import URI
 
 
@@ -99,7 +100,7 @@ def _forecast(output: Output, run: Redrive) -> None:
     output.table(f"what {run.loader.contract.__name__} says of the quarantine of {run.loader.target}", names, rows)
     if not tried:
         output.remark(nothing_in(run.loader.target))
-    output.remark(f"{taken:,} of {tried:,} records would become rows; nothing was written")
+    output.remark(f"{taken:,} of {counted(tried, 'record')} would become rows; nothing was written")
 
 
 def _report(output: Output, run: Redrive) -> None:
@@ -109,6 +110,7 @@ def _report(output: Output, run: Redrive) -> None:
     output.keep({"tried": done.tried, **attrs.asdict(done.result), "transactions": done.transactions})
     hidden = f", {done.result.superseded:,} superseded" if done.result.superseded else ""
     output.line(
-        f"{done.tried:,} records of the quarantine of {run.loader.target} were tried: {done.result.inserted:,} rows{hidden},"
+        f"{counted(done.tried, 'record')} of the quarantine of {run.loader.target} tried:"
+        f" {counted(done.result.inserted, 'row')}{hidden},"
         f" {done.tried + done.result.rejected:,} stay"
     )

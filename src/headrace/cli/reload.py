@@ -15,7 +15,7 @@ import typer
 from headrace.cli import options
 from headrace.cli.exits import code_of_stop
 from headrace.cli.lake import open_chain
-from headrace.cli.load import beginning
+from headrace.cli.load import beginning, summary
 from headrace.cli.output import Output
 from headrace.cli.progress import LoadStatus
 from headrace.cli.selecting import Warehouse
@@ -101,10 +101,7 @@ def reload(
 def _report(output: Output, run: Reload, *, swapped: bool) -> None:
     done = run.result
     output.keep({"swapped": swapped, **attrs.asdict(done)})
-    output.line(
-        f"{done.records:,} records of {done.segments:,} segments into {run.target}: {done.inserted:,} rows,"
-        f" {done.rejected:,} quarantined, {done.superseded:,} superseded"
-    )
+    output.line(summary(done, run.target))
     if swapped:
         output.line(f"readers of {run.name}_current see {run.target}; load ?table={run.target} from now on")
     else:

@@ -14,7 +14,7 @@ from headrace.cli.progress import Looking
 from headrace.cli.show_chain import expired_document, link_document, tell
 from headrace.errors import ConfigError
 from headrace.store import Store
-from headrace.units import format_bytes
+from headrace.units import counted, format_bytes
 
 
 def show_lake(output: Output, store: Store, stream: str, epoch: str, *, deep: bool) -> int:
@@ -106,7 +106,7 @@ def _show_dataset(output: Output, chain: Chain, found: list[_Summary]) -> None:
     about = [f"dataset {pin.id[:8]}", pin.format, pin.compression, pin.isolation, f"cluster {pin.cluster}"]
     about += [f"topic {pin.topic if len(pin.topic) <= 24 else pin.topic[:20] + '…'}"] if pin.topic else []
     output.line(
-        ", ".join([*about, f"{pin.partitions} partition{'s' if pin.partitions != 1 else ''} when it was made"]),
+        ", ".join([*about, f"{counted(pin.partitions, 'partition')} when it was made"]),
         style="dim",
     )
     if not found:

@@ -22,7 +22,7 @@ from headrace.logs import redacted
 from headrace.pipeline import Pipeline
 from headrace.registry import Registry
 from headrace.source import Source
-from headrace.units import format_bytes
+from headrace.units import counted, format_bytes
 from headrace.uri import URI
 
 _QUEUE_BYTES = (1 << 20, 32 << 20)
@@ -160,8 +160,7 @@ def _report(output: Output, pipeline: Pipeline, *, quiet: bool = False) -> None:
     if quiet:
         return
     rate = done.records / max(done.elapsed_s, 1e-9)
-    segments = "1 segment" if done.segments == 1 else f"{done.segments:,} segments"
     output.line(
-        f"{done.stored_records:,} records in {segments}, {format_bytes(done.nbytes)}, in {done.elapsed_s:.1f} s"
-        f" ({rate:,.0f} records/s), {pipeline.sink.guarantee}"
+        f"{counted(done.stored_records, 'record')} in {counted(done.segments, 'segment')}, {format_bytes(done.nbytes)},"
+        f" in {done.elapsed_s:.1f} s ({rate:,.0f} records/s), {pipeline.sink.guarantee}"
     )
