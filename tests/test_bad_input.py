@@ -185,7 +185,7 @@ def test_the_reader_is_no_fool(tmp_path: Path):
 
 
 @pytest.mark.parametrize(("words", "code", "says"), [
-    (["stream", "kafak://h/t?group=g", "file:///x"], 2, "no plugin makes a source from kafak://; sources: az://, csv://"),
+    (["stream", "kafak://h/t?group=g", "file:///x"], 2, "no plugin makes a source from kafak://; sources: alpaca://, az://, "),
     (["stream", "jsonl:///no/such/file.jsonl", "file://{tmp}/lake", "--until-end"], 2, "/no/such/file.jsonl"),
     (["stream", "jsonl://{tmp}/in.jsonl?colour=red", "file://{tmp}/lake", "--until-end"], 2, "colour"),
     (["stream", "jsonl://{tmp}/in.jsonl", "file://{tmp}/in.jsonl", "--until-end"], 2, "in.jsonl"),
