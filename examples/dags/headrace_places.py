@@ -92,7 +92,7 @@ def reading(connection_id: str, wait_s: float = 120.0) -> Iterator[duckdb.DuckDB
         except duckdb.IOException as error:
             if "lock" not in str(error) or time.monotonic() > until_s:
                 raise
-            time.sleep(0.1)
+            time.sleep(0.1)  # DuckDB tells nobody when its file is free; the deadline above bounds the wait
         else:
             break
     with connection:

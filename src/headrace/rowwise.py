@@ -9,7 +9,6 @@ for big tables type by the block instead; the rows are the same.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 
@@ -17,10 +16,11 @@ import attrs
 
 from headrace.contract import Contract
 from headrace.envelope import decode, decode_lines
-from headrace.errors import CorruptSegmentError, DataError, PositionConflictError, TooManyRejectedError
-from headrace.loader import LEAST_REJECTED, Line, LoadableSegment, QuarantinedRecord, Selection
+from headrace.errors import CorruptSegmentError, DataError, PositionConflictError
+from headrace.loader import Line, LoadableSegment, QuarantinedRecord, Selection
 from headrace.records import Partition, Record
 from headrace.rows import Rejected, row
+from headrace.share import exceeds, too_many
 
 __all__ = [
     "TypedRow",
@@ -33,8 +33,6 @@ __all__ = [
     "typed",
     "typed_again",
 ]
-
-_REASONS = 3
 
 
 @attrs.frozen
@@ -181,38 +179,21 @@ def check_share(target: str, segments: Sequence[TypedSegment], max_rejected: flo
         TooManyRejectedError: `LEAST_REJECTED` or more are refused, and they are more than that share. It names the partitions of
             which so much is bad.
     """
-    refused = [each for segment in segments for each in segment.refused]
-    rejected, records = len(refused), len(refused) + sum(len(segment.rows) for segment in segments)
-    if rejected < LEAST_REJECTED or rejected <= max_rejected * records:
-        return
-    counts = Counter((each.column, each.reason) for each in refused)
-    most = sorted(counts, key=lambda kind: (-counts[kind], kind))
-    first = {
-        kind: min((r.partition, r.offset) for r in refused if (r.column, r.reason) == kind) for kind in most[:_REASONS]
-    }
-    reasons = "; ".join(
-        f"{counts[column, reason]:,} of {column or 'the record as a whole'}: {reason}, first at {partition} offset {offset}"
-        for (column, reason), (partition, offset) in first.items()
-    )
-    more = "; and others" if len(most) > _REASONS else ""
-    raise TooManyRejectedError(
-        f"{target}: {rejected:,} of {records:,} records break the contract ({rejected / records:.1%}), expected at most"
-        f" {100 * max_rejected:g}%: {reasons}{more}. Nothing was written and nothing is lost, the ledger stays where it is:"
-        " mend the contract and load again, or take them into quarantine with a higher --max-rejected and redrive them later",
-        rejected=rejected,
-        records=records,
-        partitions=_worst(segments, max_rejected),
-    )
-
-
-def _worst(segments: Iterable[TypedSegment], max_rejected: float) -> frozenset[Partition]:
-    """The partitions of which alone more is refused than may be."""
-    good: Counter[Partition] = Counter()
-    bad: Counter[Partition] = Counter()
+    found: dict[Partition, tuple[int, int]] = {}
     for segment in segments:
-        good[segment.loadable.segment.partition] += len(segment.rows)
-        bad[segment.loadable.segment.partition] += len(segment.refused)
-    return frozenset(place for place in bad if bad[place] > max_rejected * (good[place] + bad[place]))
+        good, bad = found.get(segment.loadable.segment.partition, (0, 0))
+        found[segment.loadable.segment.partition] = good + len(segment.rows), bad + len(segment.refused)
+    refused = [each for segment in segments for each in segment.refused]
+    if not exceeds(len(refused), len(refused) + sum(len(segment.rows) for segment in segments), max_rejected):
+        return
+    alike: dict[tuple[str, str], list[QuarantinedRecord]] = {}
+    for each in refused:
+        alike.setdefault((each.column, each.reason), []).append(each)
+    reasons = [
+        (len(group), column, reason, *min((each.partition, each.offset) for each in group))
+        for (column, reason), group in sorted(alike.items(), key=lambda item: (-len(item[1]), item[0]))
+    ]
+    raise too_many(target, max_rejected, found, reasons)
 
 
 def newest(rows: Iterable[TypedRow]) -> list[TypedRow]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
 
@@ -135,6 +135,54 @@ class Tally:
         """How far the ledger is; None where nothing was loaded."""
         ends = [row.end for row in self.ledger if row.partition == partition and row.kind != "redrive"]
         return max(ends, default=None)
+
+
+Counts = Mapping[tuple[int, int | None], tuple[int, int, int, int]]
+"""By partition and start of the load that covers an offset, None for none: records, different ones, the first and last offset."""
+
+_NOTHING = (0, 0, 0, 0)
+
+
+def counted(ledger: Iterable[LedgerRow], rows: Counts, refused: Counts, both: Counts) -> list[LedgerRow]:
+    """Put what was counted to each load; of one that is there twice the first one has the counts."""
+    seen: set[tuple[int, int]] = set()
+    found = []
+    for row in ledger:
+        place = (row.partition.number, row.start)
+        if row.kind != "load" or place in seen:
+            found.append(row)
+            continue
+        seen.add(place)
+        here, there = rows.get(place, _NOTHING), refused.get(place, _NOTHING)
+        found.append(
+            attrs.evolve(
+                row,
+                rows=here[0],
+                distinct_rows=here[1],
+                quarantined=there[0],
+                distinct_quarantined=there[1],
+                both=both.get(place, _NOTHING)[0],
+            )
+        )
+    return found
+
+
+def strays(rows: Counts, refused: Counts, stream: str) -> list[Stray]:
+    """What no load covers."""
+    return [
+        Stray(Partition(stream, number), what, first, last + 1, count)
+        for what, found in (("rows", rows), ("quarantine", refused))
+        for (number, start), (count, _, first, last) in sorted(found.items(), key=str)
+        if start is None
+    ]
+
+
+def by_partition(counts: Counts, stream: str) -> dict[Partition, int]:
+    """Add up each partition's records."""
+    found: dict[Partition, int] = {}
+    for (number, _), (count, *_) in counts.items():
+        found[Partition(stream, number)] = found.get(Partition(stream, number), 0) + count
+    return found
 
 
 @attrs.frozen

@@ -13,7 +13,7 @@ import pytest
 from audit_faults import FAULTS, told
 from audit_world import World, healthy
 
-from headrace.auditing.chains import Judged, Link
+from headrace.auditing.chains import Judged, Sound
 from headrace.auditing.objects import Named
 from headrace.auditing.page import render
 from headrace.auditing.result import AuditFinding, AuditResult, PartitionAudit, Span
@@ -149,9 +149,9 @@ def test_a_long_chain_is_a_short_picture():
     """A hundred thousand segments are drawn as a few ranges, and what is wrong among them is still there."""
 
     def judged(count: int) -> Judged:
-        def link(n: int) -> Link:
+        def link(n: int) -> Sound:
             said = Said("d", "s", 0, n * 10, n * 10 + 10, n * 10, 10, 0, 0, "", "", 1024)
-            return Link(Named(StoredObject("k", 1), n * 10, "jsonl.gz"), said)
+            return Sound(Named(StoredObject("k", 1), n * 10, "jsonl.gz"), said)
 
         links = tuple(link(n) for n in range(count) if n != 500)
         return Judged(0, 0, count * 10, True, links, ((5000, 5010),), (), None, {})

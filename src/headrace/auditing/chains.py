@@ -9,7 +9,7 @@ from typing import TypeVar
 import attrs
 
 from headrace.auditing.objects import Listing, Named, listing
-from headrace.auditing.result import AuditFinding, Hole
+from headrace.auditing.result import AuditFinding, Hole, Kind
 from headrace.auditing.trailers import Said, UnreadableError, read_trailer
 from headrace.store import Store, StoredObject
 
@@ -41,6 +41,21 @@ class Link:
     def start(self) -> int:
         """By its name."""
         return self.named.start
+
+
+@attrs.frozen
+class Sound:
+    """
+    A segment that is what its name says.
+
+    Attributes:
+        named: The object.
+
+        said: Its trailer.
+    """
+
+    named: Named
+    said: Said
 
 
 @attrs.frozen
@@ -93,7 +108,7 @@ class Judged:
     start: int
     end: int
     end_known: bool
-    links: tuple[Link, ...]
+    links: tuple[Sound, ...]
     damaged: tuple[tuple[int, int], ...]
     findings: tuple[AuditFinding, ...]
     expired: tuple[int, int] | None
@@ -102,7 +117,7 @@ class Judged:
     @property
     def digest(self) -> str:
         """One digest of the whole chain."""
-        return hashlib.sha256("".join(link.said.digest for link in self.links if link.said).encode()).hexdigest()
+        return hashlib.sha256("".join(link.said.digest for link in self.links).encode()).hexdigest()
 
     def is_damaged(self, start: int, end: int) -> bool:
         """Whether something of a range is told of already."""
@@ -164,7 +179,7 @@ class _Walk:
     extension: str
     homes: Mapping[str, tuple[int, int]]
     position: int = 0
-    good: list[Link] = attrs.field(factory=list, init=False)
+    good: list[Sound] = attrs.field(factory=list, init=False)
     damaged: list[tuple[int, int]] = attrs.field(factory=list, init=False)
     findings: list[AuditFinding] = attrs.field(factory=list, init=False)
     holes: dict[Hole, int] = attrs.field(factory=dict, init=False)
@@ -194,18 +209,16 @@ class _Walk:
 
     def _link(self, link: Link, following: int | None) -> bool:
         """Take the next object; say whether it is known where it ends."""
-        fault = self._misfit(link)
-        if fault is not None:
+        said = self._fitting(link)
+        if not isinstance(said, Said):
             end = following if following is not None else self._claimed(link)
             if link.start > self.position:
                 self._gap(link.start)
             self.damaged.append((link.start, max(end, link.start + 1)))
-            kind, evidence, advice = fault
+            kind, evidence, advice = said
             self._find(kind, link.start, max(end, link.start + 1), evidence, advice)
             self.position = max(self.position, end)
             return following is not None
-        said = link.said
-        assert said is not None, "what fits has a trailer"  # noqa: S101 - our own state
         if link.start > self.position:
             self._gap(link.start)
         if link.start < self.position:
@@ -217,7 +230,7 @@ class _Walk:
                 "overlap", link.start, end, evidence, "keep the one that readers relied on, and move the other away"
             )
         else:
-            self.good.append(link)
+            self.good.append(Sound(link.named, said))
             self._count_holes(said)
         self.position = max(self.position, said.end)
         return True
@@ -234,8 +247,8 @@ class _Walk:
         said = link.said
         return said.end if said is not None and said.start == link.start else link.start + 1
 
-    def _misfit(self, link: Link) -> tuple[str, str, str] | None:
-        """Why an object is not the segment of its name: kind, evidence, advice; None where it is."""
+    def _fitting(self, link: Link) -> Said | tuple[Kind, str, str]:
+        """The trailer of an object that is the segment of its name; or why it is not: kind, evidence, advice."""
         key, said = link.named.item.key, link.said
         if link.named.extension != self.extension:
             return "foreign", f"{key} is not .{self.extension}, as the pin says", MOVE
@@ -246,7 +259,7 @@ class _Walk:
         if said.stream != self.stream:
             return "foreign", f"{key} says stream {said.stream!r}, expected {self.stream!r}", MOVE
         if (said.partition, said.start) == (self.seen.number, link.start):
-            return None
+            return said
         says = f"{key} says partition {said.partition}, [{said.start}, {said.end})"
         home = self.homes.get(said.digest)
         if home is not None:
@@ -255,7 +268,7 @@ class _Walk:
                 f"{says}: it is a copy of the segment at {home[1]} of partition {home[0]}",
                 f"{MOVE}, then {RESTORE}",
             )
-        kind = "foreign" if said.partition != self.seen.number else "corrupt"
+        kind: Kind = "foreign" if said.partition != self.seen.number else "corrupt"
         return (
             kind,
             f"{says}: it was moved here",
@@ -269,7 +282,7 @@ class _Walk:
             self._find("foreign", 0, 1, f"{item.key} is no segment by its name, nor by its bytes", MOVE)
             return
         home = self.homes.get(said.digest)
-        kind = "duplicate" if home else "foreign"
+        kind: Kind = "duplicate" if home else "foreign"
         whose = (
             f"a copy of the segment at {home[1]} of partition {home[0]}" if home else f"of dataset {said.dataset_id}"
         )
@@ -290,8 +303,8 @@ class _Walk:
         if count:
             self.holes[what] = self.holes.get(what, 0) + count
 
-    def _find(self, kind: str, start: int, end: int, evidence: str, advice: str) -> None:
-        self.findings.append(AuditFinding(kind, "lake", self.seen.number, start, end, evidence, advice))  # type: ignore[arg-type]  # of Kind
+    def _find(self, kind: Kind, start: int, end: int, evidence: str, advice: str) -> None:
+        self.findings.append(AuditFinding(kind, "lake", self.seen.number, start, end, evidence, advice))
 
 
 def noted_until(found: Listing, start: int, first: int) -> int:

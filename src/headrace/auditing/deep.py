@@ -11,8 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 import attrs
 
 from headrace.auditing.asked import Asked
-from headrace.auditing.chains import Judged, Link, View, noted_until
+from headrace.auditing.chains import Judged, Sound, View, noted_until
 from headrace.auditing.keys import Newest
+from headrace.auditing.objects import listing, root_of
 from headrace.auditing.objects_deep import Reading
 from headrace.auditing.records_deep import Comparison, can_reread
 from headrace.auditing.result import AuditFinding, Hole
@@ -94,9 +95,9 @@ class Examination:
         comparison = self._comparison(links)
         loaded, rows = self._loads(), self._rows()
         for link, body in self._bodies(pool, links):
-            if link.start > self.position:
-                comparison.skip(link.start)
-            self._object(Reading(link, self.partition.number, body), comparison, loaded.get(link.start), rows)
+            if link.said.start > self.position:
+                comparison.skip(link.said.start)
+            self._object(Reading(link, self.partition.number, body), comparison, loaded.get(link.said.start), rows)
             self.audit.observe(link)
         if rows is not None:
             rows.close()
@@ -111,13 +112,12 @@ class Examination:
         compared = None if comparison.source is None else comparison.compared
         return Deep(self.findings, self.remarks, compared, comparison.holes)
 
-    def _is_wanted(self, link: Link) -> bool:
-        said = link.said
+    def _is_wanted(self, link: Sound) -> bool:
         start, end = self.wanted
-        return said is not None and said.end > start and (end is None or link.start < end)
+        return link.said.end > start and (end is None or link.said.start < end)
 
-    def _comparison(self, links: Sequence[Link]) -> Comparison:
-        first = links[0].said.first if links and links[0].said is not None else 0
+    def _comparison(self, links: Sequence[Sound]) -> Comparison:
+        first = links[0].said.first if links else 0
         source, extent = self.audit.source, self.extent
         if source is not None and extent is not None:
             why = can_reread(source, self.partition, extent.low)
@@ -131,10 +131,10 @@ class Examination:
     def _loads(self) -> dict[int, LedgerRow]:
         return {} if self.tally is None else {row.start: row for row in loads(self.tally, self.partition)}
 
-    def _bodies(self, pool: ThreadPoolExecutor | None, links: Sequence[Link]) -> Iterator[tuple[Link, bytes | None]]:
+    def _bodies(self, pool: ThreadPoolExecutor | None, links: Sequence[Sound]) -> Iterator[tuple[Sound, bytes | None]]:
         asked = Retry(for_s=self.audit.retry_for_s)
 
-        def read(link: Link) -> bytes | None:
+        def read(link: Sound) -> bytes | None:
             return asked(lambda: self.audit.store.read(link.named.item.key))
 
         if pool is None:
@@ -152,7 +152,7 @@ class Examination:
     ) -> None:
         said = reading.said
         if rows is None or load is None or load.digest != said.digest:
-            rows = None
+            rows = load = None
         else:
             self._remark(load, rows.contract)
             rows.begin(load)
@@ -161,15 +161,15 @@ class Examination:
             offset = line.record.offset
             self._holes(comparison, reading, position, offset)
             comparison.record(line.record)
-            if rows is not None:
-                rows.record(line)
+            if rows is not None and load is not None:
+                rows.record(line, load)
             position = offset + 1
         self.position = said.end
         if not reading.is_whole:
             self.findings += self._confirmed(reading)
             comparison.skip(said.end)
-        if rows is not None:
-            rows.end(whole=reading.is_whole)
+        if rows is not None and load is not None:
+            rows.end(load, whole=reading.is_whole)
 
     def _confirmed(self, reading: Reading) -> list[AuditFinding]:
         """An object that is gone may have been expired meanwhile: oldest first, and never the newest."""
@@ -177,12 +177,10 @@ class Examination:
             return [] if self._is_expired(reading.link) else reading.findings
         return reading.findings
 
-    def _is_expired(self, link: Link) -> bool:
-        from headrace.auditing.objects import listing, root_of  # noqa: PLC0415 - rarely needed
-
+    def _is_expired(self, link: Sound) -> bool:
         found = listing(self.audit.store, root_of(self.audit.stream, self.audit.epoch), self.partition.number)
         head = found.segments[0].start if found.segments else 0
-        return link.start < head and any(a <= link.start < b for a, b in found.expired)
+        return link.said.start < head and any(a <= link.said.start < b for a, b in found.expired)
 
     def _holes(self, comparison: Comparison, reading: Reading, start: int, end: int) -> None:
         if start >= end:

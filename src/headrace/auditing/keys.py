@@ -7,6 +7,7 @@ import sqlite3
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -163,8 +164,8 @@ class Newest:
             end = _ENDLESS if load is None else load.end
             while position < end:
                 upto = end if load is None else min(end, position + AT_ONCE)
-                start, position = position, upto
-                yield from asked(lambda start=start, upto=upto: self.loader.stored(line, start, upto)).rows  # type: ignore[misc]
+                yield from asked(partial(self.loader.stored, line, position, upto)).rows
+                position = upto
 
     def _row(self, partition: Partition, each: StoredRow, *, covered: bool) -> Iterator[AuditFinding]:
         key = self._key(each.cells)

@@ -107,7 +107,7 @@ def read_pin(store: Store, root: str) -> Pin | None:
         return None
     fields = json.loads(body)
     if not isinstance(fields, dict):
-        raise ValueError("it is no JSON object")  # noqa: TRY004 - what is read is wrong, not how
+        raise ValueError("it is no JSON object")  # noqa: TRY004 - bytes of a store are wrong, no argument of a caller's
     return Pin(fields)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import attrs
 
@@ -45,7 +45,6 @@ class RowComparison:
     asked: Callable[[Callable[[], Stored]], Stored]
     accepted: Callable[[Line, Sequence[str | None]], object] | None = None
     findings: list[AuditFinding] = attrs.field(factory=list, init=False)
-    _load: LedgerRow | None = attrs.field(default=None, init=False)
     _held: list[tuple[Line, LedgerRow]] = attrs.field(factory=list, init=False)
     _start: int = attrs.field(default=0, init=False)
     _end: int = attrs.field(default=0, init=False)
@@ -55,19 +54,15 @@ class RowComparison:
         if load.start != self._end:
             self._compare(self._end)
             self._start = self._end = load.start
-        self._load = load
 
-    def record(self, stored: Line) -> None:
-        """Take the next record."""
-        assert self._load is not None, "a load was begun"  # noqa: S101 - our own state
-        self._held.append((stored, self._load))
+    def record(self, stored: Line, load: LedgerRow) -> None:
+        """Take the next record of a load."""
+        self._held.append((stored, load))
         if len(self._held) >= AT_ONCE:
             self._compare(stored.record.offset + 1)
 
-    def end(self, *, whole: bool) -> None:
+    def end(self, load: LedgerRow, *, whole: bool) -> None:
         """All records of the load were given; or not all, and it is told elsewhere why."""
-        load = self._load
-        assert load is not None, "a load was begun"  # noqa: S101 - our own state
         if not whole:
             self._held = [held for held in self._held if held[1] is not load]
             self._compare(load.start)
@@ -109,10 +104,10 @@ class RowComparison:
         for each, load in held:
             offset = each.record.offset
             yield from self._record(each, load, rows.pop(offset, []), refused.pop(offset, []))
-        for where, left in (("rows", rows), ("quarantine", refused)):
-            for offset in left:
-                evidence = "the lake has no record there"
-                yield self._found("foreign", where, offset, evidence)  # type: ignore[arg-type]  # of Where
+        left: Sequence[tuple[Where, Iterable[int]]] = (("rows", rows), ("quarantine", refused))
+        for where, offsets in left:
+            for offset in offsets:
+                yield self._found("foreign", where, offset, "the lake has no record there")
 
     def _record(
         self, each: Line, load: LedgerRow, rows: Sequence[StoredRow], refused: Sequence[bytes]

@@ -18,7 +18,7 @@ from headrace.auditing.chains import Judged, View, dataset_of, judge, known_dige
 from headrace.auditing.deep import Deep, examine_all
 from headrace.auditing.logs import identity_findings, log_findings
 from headrace.auditing.objects import Pin, folders, number_of, read_pin, root_of
-from headrace.auditing.result import AuditFinding, AuditResult, PartitionAudit, joined
+from headrace.auditing.result import AuditFinding, AuditResult, Kind, PartitionAudit, Where, joined
 from headrace.auditing.scope import Scope
 from headrace.auditing.spans import spans
 from headrace.auditing.tables import partition_findings, target_findings
@@ -114,44 +114,44 @@ class _Run:
 
     def look(self) -> None:
         """Warehouse, lake, log; then what looks wrong once more."""
-        if not self._find_pin():
+        pin = self.pin = self._find_pin()
+        if pin is None:
             return
+        self.dataset = pin.id
         if not self._told(self._count, "rows", "the warehouse"):
             self.tally = None
-        if not self._told(self._walk, "lake", "the lake"):
+        if not self._told(partial(self._walk, pin), "lake", "the lake"):
             return
         self._told(self._ask, "source", "the source")
-        found = self._compared()
+        found = self._compared(pin)
         suspects = {f.partition for f in found if f.kind != "unknown" and f.partition is not None}
-        if suspects and self._told(partial(self._look_again, suspects), "lake", "the lake"):
-            found = self._compared()
+        if suspects and self._told(partial(self._look_again, pin, suspects), "lake", "the lake"):
+            found = self._compared(pin)
         self.findings += found
         self.findings += self._late()
         if self.audit.deep:
             self._told(self._read, "lake", "the lake")
 
-    def _find_pin(self) -> bool:
+    def _find_pin(self) -> Pin | None:
         try:
-            self.pin = self._asked(lambda: read_pin(self.audit.store, self.root))
+            pin = self._asked(lambda: read_pin(self.audit.store, self.root))
         except ValueError as exc:
             self._find("corrupt", "pin", f"_headrace/dataset.json cannot be read: {exc}", "restore it from a copy")
-            return False
+            return None
         except HeadraceError as exc:
             self._find("unknown", "pin", f"the lake did not answer: {exc}", "see that it can be read, and ask again")
-            return False
-        if self.pin is not None:
-            self.dataset = self.pin.id
-            return True
-        there = self._told(lambda: self._asked(lambda: folders(self.audit.store, self.root)), "pin", "the lake")
-        if there and self._asked(lambda: folders(self.audit.store, self.root)):
-            self._find(
-                "missing", "pin", f"{self.root} holds segments and no _headrace/dataset.json", "restore it from a copy"
-            )
-        elif there:
-            self._find(
-                "unknown", "pin", f"{self.audit.store.place} has no stream {self.root!r}", "check the lake and the name"
-            )
-        return False
+            return None
+        if pin is None:
+            self._told(self._miss_pin, "pin", "the lake")
+        return pin
+
+    def _miss_pin(self) -> None:
+        if self._asked(lambda: folders(self.audit.store, self.root)):
+            evidence = f"{self.root} holds segments and no _headrace/dataset.json"
+            self._find("missing", "pin", evidence, "restore it from a copy")
+        else:
+            evidence = f"{self.audit.store.place} has no stream {self.root!r}"
+            self._find("unknown", "pin", evidence, "check the lake and the name")
 
     def _count(self) -> None:
         loader = self.audit.loader
@@ -163,17 +163,16 @@ class _Run:
                 "unknown", "rows", f"the warehouse has no table {loader.target}", "check its name, or load it first"
             )
 
-    def _walk(self) -> None:
+    def _walk(self, pin: Pin) -> None:
         names = self._asked(lambda: folders(self.audit.store, self.root))
         numbers = {number_of(name) for name in names} - {None}
         for name in names:
             if number_of(name) is None:
                 self._find("foreign", "lake", f"{self.root}{name} is no partition's folder", "move it out of the lake")
-        assert self.pin is not None, "it was read before"  # noqa: S101 - our own state
-        every = sorted({*(n for n in numbers if n is not None), *range(self.pin.partitions)})
+        every = sorted({*(n for n in numbers if n is not None), *range(pin.partitions)})
         for number in every:
             self.views[number] = self._view(number)
-        self._judge()
+        self._judge(pin)
 
     def _view(self, number: int) -> View:
         return self._asked(lambda: view(self.audit.store, self.root, number, self._each, self.scope.offsets))
@@ -183,14 +182,13 @@ class _Run:
             self.audit.observe(found)
             yield found
 
-    def _judge(self) -> None:
-        assert self.pin is not None, "it was read before"  # noqa: S101 - our own state
-        dataset = dataset_of(self.views.values()) or self.pin.id
+    def _judge(self, pin: Pin) -> None:
+        dataset = dataset_of(self.views.values()) or pin.id
         homes = known_digests(self.views.values())
         for number, seen in self.views.items():
             self.wanted[number] = self.scope.range_of(seen.links)
             self.judged[number] = judge(
-                seen, dataset, self.audit.stream, self.pin.extension, homes, whole=self.scope.start == 0
+                seen, dataset, self.audit.stream, pin.extension, homes, whole=self.scope.start == 0
             )
 
     def _ask(self) -> None:
@@ -199,22 +197,21 @@ class _Run:
             found = self._asked(source.extents)
             self.extents = {p: extent for p, extent in found.items() if p.stream == self.audit.stream}
 
-    def _look_again(self, numbers: Iterable[int]) -> None:
+    def _look_again(self, pin: Pin, numbers: Iterable[int]) -> None:
         """What is wrong must still be wrong: a listing may have been overtaken by a writer, or by `expire`."""
         for number in numbers:
             if number in self.views:
                 self.views[number] = self._view(number)
-        self._judge()
+        self._judge(pin)
         if self.audit.source is not None and self.extents is not None:
             self._ask()
 
     # ---- judging ------------------------------------------------------------------------------------------
 
-    def _compared(self) -> list[AuditFinding]:
-        assert self.pin is not None, "it was read before"  # noqa: S101 - our own state
-        found = list(self._pinned(self.pin))
+    def _compared(self, pin: Pin) -> list[AuditFinding]:
+        found = list(self._pinned(pin))
         if self.extents is not None:
-            found += identity_findings(self.pin, self.extents)
+            found += identity_findings(pin, self.extents)
         if self.tally is not None and self.scope.whole:
             found += target_findings(self.tally)
         for number, judged in self.judged.items():
@@ -270,9 +267,8 @@ class _Run:
     def _has_record(self, partition: Partition, start: int, end: int) -> bool:
         """Whether a record is there and not only holes; where the source cannot say it counts as one."""
         source = self.audit.source
-        assert source is not None, "extents come from one"  # noqa: S101 - our own state
         try:
-            return next(iter(source.reread(partition, start, end)), None) is not None
+            return source is None or next(iter(source.reread(partition, start, end)), None) is not None
         except HeadraceError:
             return True
 
@@ -310,7 +306,7 @@ class _Run:
     def _partition(self, number: int) -> PartitionAudit:
         judged, partition = self.judged[number], Partition(self.audit.stream, number)
         extent, tally, deep = (self.extents or {}).get(partition), self.tally, self.deep.get(number)
-        said = [link.said for link in judged.links if link.said is not None]
+        said = [link.said for link in judged.links]
         loads = [] if tally is None else [r for r in tally.ledger if r.partition == partition]
         return PartitionAudit(
             number=number,
@@ -339,7 +335,7 @@ class _Run:
     def _asked(self, call: Callable[[], T]) -> T:
         return Retry(for_s=self.audit.retry_for_s)(call)
 
-    def _told(self, work: Callable[[], object], where: str, who: str) -> bool:
+    def _told(self, work: Callable[[], object], where: Where, who: str) -> bool:
         """Do it; what did not answer is a finding. Says whether it was done."""
         try:
             work()
@@ -351,8 +347,8 @@ class _Run:
             return False
         return True
 
-    def _find(self, kind: str, where: str, evidence: str, advice: str) -> None:
-        self.findings.append(AuditFinding(kind, where, None, 0, 0, evidence, advice))  # type: ignore[arg-type]  # of Kind and Where
+    def _find(self, kind: Kind, where: Where, evidence: str, advice: str) -> None:
+        self.findings.append(AuditFinding(kind, where, None, 0, 0, evidence, advice))
 
 
 def audit(

@@ -28,7 +28,7 @@ def _every(judged: Judged, extent: Extent | None, tally: Tally | None, partition
     loads = {} if tally is None else {r.start: r for r in tally.ledger if r.partition == partition and r.kind == "load"}
     for link in judged.links:
         said = link.said
-        if said is None or judged.is_damaged(said.start, said.end):
+        if judged.is_damaged(said.start, said.end):
             continue
         load = loads.get(said.start)
         if load is None:

@@ -50,7 +50,7 @@ class _Ledger:
         self.tally, self.partition, self.judged, self.wanted = tally, partition, judged, wanted
         self.rows = loads(tally, partition)
         self.once = list({(row.start, row.end): row for row in reversed(self.rows)}.values())[::-1]
-        self.segments = {link.start: link.said for link in judged.links}
+        self.segments = {link.said.start: link.said for link in judged.links}
         self.redrives = [r for r in tally.ledger if r.partition == partition and r.kind == "redrive"]
         self.begin = begun_at(tally, partition)
         self.position = tally.position(partition) or 0

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from headrace.errors import TooManyRejectedError
-from headrace.loader import LEAST_REJECTED
 from headrace.records import Partition
+from headrace.share import REASONS, exceeds, too_many
 
 if TYPE_CHECKING:
     import duckdb
-
-_REASONS = 3
 
 
 def check_share(
@@ -39,34 +36,29 @@ def check_share(
     """
     rejected = sum(bad for _, bad, *_ in counts.values())
     records = rejected + sum(good for good, *_ in counts.values())
-    if rejected < LEAST_REJECTED or rejected <= max_rejected * records:
+    if not exceeds(rejected, records, max_rejected):
         return
-    found = connection.execute(
-        'SELECT "column", reason, count(*) AS n, min((stream, "partition", _offset))'
-        f" FROM refused JOIN segments ON file = _file GROUP BY ALL ORDER BY n DESC, 1, 2 LIMIT {_REASONS + 1}"
+    reasons = connection.execute(
+        'SELECT count(*) AS n, "column", reason, min((stream, "partition", _offset))'
+        f" FROM refused JOIN segments ON file = _file GROUP BY ALL ORDER BY n DESC, 2, 3 LIMIT {REASONS + 1}"
     ).fetchall()
-    reasons = "; ".join(
-        f"{number:,} of {column or 'the record as a whole'}: {reason}, first at {place[0]}/{place[1]} offset {place[2]}"
-        for column, reason, number, place in found[:_REASONS]
-    )
-    more = "; and others" if len(found) > _REASONS else ""
-    raise TooManyRejectedError(
-        f"{target}: {rejected:,} of {records:,} records break the contract ({rejected / records:.1%}), expected at most"
-        f" {100 * max_rejected:g}%: {reasons}{more}. Nothing was written and nothing is lost, the ledger stays where it is:"
-        " mend the contract and load again, or take them into quarantine with a higher --max-rejected and redrive them later",
-        rejected=rejected,
-        records=records,
-        partitions=_worst(connection, counts, max_rejected),
+    raise too_many(
+        target,
+        max_rejected,
+        _by_partition(connection, counts),
+        [
+            (number, column, reason, Partition(stream, partition), offset)
+            for number, column, reason, (stream, partition, offset) in reasons
+        ],
     )
 
 
-def _worst(
-    connection: duckdb.DuckDBPyConnection, counts: Mapping[int, tuple[int, int, int, int]], max_rejected: float
-) -> frozenset[Partition]:
-    """The partitions of which alone more is refused than may be."""
-    sums: dict[Partition, tuple[int, int]] = {}
+def _by_partition(
+    connection: duckdb.DuckDBPyConnection, counts: Mapping[int, tuple[int, int, int, int]]
+) -> dict[Partition, tuple[int, int]]:
+    found: dict[Partition, tuple[int, int]] = {}
     for file, stream, number in connection.execute('SELECT file, stream, "partition" FROM segments').fetchall():
         good, bad, *_ = counts[file]
-        known_good, known_bad = sums.get(Partition(stream, number), (0, 0))
-        sums[Partition(stream, number)] = known_good + good, known_bad + bad
-    return frozenset(place for place, (good, bad) in sums.items() if bad > max_rejected * (good + bad))
+        known_good, known_bad = found.get(Partition(stream, number), (0, 0))
+        found[Partition(stream, number)] = known_good + good, known_bad + bad
+    return found

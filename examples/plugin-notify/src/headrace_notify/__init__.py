@@ -19,8 +19,8 @@ def headrace_ended(ended: Ended) -> None:
         return
     body = {"command": ended.command, "code": ended.code, "text": told(ended), "document": ended.document}
     headers = {"Content-Type": "application/json"}
-    request = Request(url, json.dumps(body).encode(), headers, method="POST")  # noqa: S310 - whoever deploys it says where to
-    with urlopen(request, timeout=TIMEOUT_S):  # noqa: S310
+    request = Request(url, json.dumps(body).encode(), headers, method="POST")  # noqa: S310 - who deploys it says where to
+    with urlopen(request, timeout=TIMEOUT_S):  # noqa: S310 - the same
         pass
 
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import attrs
-
 from headrace.columns import Column
 from headrace.contract import Contract
 from headrace.records import Partition
-from headrace.tally import LedgerRow, Stored, StoredRow, Stray, Tally
+from headrace.tally import Counts, LedgerRow, Stored, StoredRow, Tally, by_partition, counted, strays
 from headrace.typed.columns import quoted
 
 if TYPE_CHECKING:
@@ -40,7 +38,6 @@ def _tally(
     connection: duckdb.DuckDBPyConnection, target: str, key: tuple[str, ...], about: dict[str, object], *, keyed: bool
 ) -> Tally:
     rows, refused = quoted(target), quoted(f"{target}_quarantine")
-    counted: dict[tuple[int, int | None], LedgerRow] = {}
     ledger = [
         LedgerRow(str(about["dataset"]), Partition(str(about["stream"]), number), *rest)
         for number, *rest in connection.execute(
@@ -49,29 +46,8 @@ def _tally(
             {**about, "target": target},
         ).fetchall()
     ]
-    counts = {
-        what: _by_range(connection, table, about, target) for what, table in (("rows", rows), ("quarantine", refused))
-    }
+    here, there = (_by_range(connection, table, about, target) for table in (rows, refused))
     both = _by_range(connection, f"(SELECT {_KEY} FROM {rows} INTERSECT SELECT {_KEY} FROM {refused})", about, target)
-    strays = [
-        Stray(Partition(str(about["stream"]), number), what, first, last + 1, count)
-        for what, found in counts.items()
-        for (number, start), (count, _, first, last) in sorted(found.items(), key=str)
-        if start is None
-    ]
-    for i, row in enumerate(ledger):
-        place = (row.partition.number, row.start)
-        if row.kind == "load" and place not in counted:  # of a row that is there twice the first one has the counts
-            here, there = counts["rows"].get(place, _NOTHING), counts["quarantine"].get(place, _NOTHING)
-            ledger[i] = attrs.evolve(
-                row,
-                rows=here[0],
-                distinct_rows=here[1],
-                quarantined=there[0],
-                distinct_quarantined=there[1],
-                both=both.get(place, _NOTHING)[0],
-            )
-            counted[place] = ledger[i]
     [(inserted, rejected)] = connection.execute(
         "SELECT coalesce(sum(inserted), 0)::BIGINT, coalesce(sum(rejected), 0)::BIGINT FROM headrace_ledger WHERE target = ?",
         [target],
@@ -82,24 +58,22 @@ def _tally(
     return Tally(
         target,
         keyed,
-        ledger,
-        strays,
+        counted(ledger, here, there, both),
+        strays(here, there, str(about["stream"])),
         count,
         quarantined,
         inserted,
         rejected,
         doubled_keys=connection.execute(doubled).fetchall()[0][0] if key else 0,
-        of=_by_partition(counts["rows"], str(about["stream"])),
-        refused=_by_partition(counts["quarantine"], str(about["stream"])),
+        of=by_partition(here, str(about["stream"])),
+        refused=by_partition(there, str(about["stream"])),
     )
 
 
 _KEY = "_dataset, _stream, _partition, _offset"
-_NOTHING = (0, 0, 0, 0)
-_Counts = dict[tuple[int, int | None], tuple[int, int, int, int]]
 
 
-def _by_range(connection: duckdb.DuckDBPyConnection, table: str, about: dict[str, object], target: str) -> _Counts:
+def _by_range(connection: duckdb.DuckDBPyConnection, table: str, about: dict[str, object], target: str) -> Counts:
     """Count by the load that covers an offset, None for none: records, different ones, the first and the last."""
     found = connection.execute(
         f"SELECT r._partition, CASE WHEN r._offset < l.end_offset THEN l.start_offset END, count(*), count(DISTINCT r._offset),"
@@ -109,14 +83,6 @@ def _by_range(connection: duckdb.DuckDBPyConnection, table: str, about: dict[str
         {**about, "target": target},
     ).fetchall()
     return {(number, start): (count, different, first, last) for number, start, count, different, first, last in found}
-
-
-def _by_partition(counts: _Counts, stream: str) -> dict[Partition, int]:
-    found: dict[Partition, int] = {}
-    for (number, _), (count, *_) in counts.items():
-        partition = Partition(stream, number)
-        found[partition] = found.get(partition, 0) + count
-    return found
 
 
 def stored(

@@ -5,22 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import attrs
-
 from headrace.columns import Column
 from headrace.contract import Contract
 from headrace.errors import SinkUnavailableError
 from headrace.plugins.snowflake.connection import Session
 from headrace.plugins.snowflake.tables import Tables, name
 from headrace.records import Partition
-from headrace.tally import LedgerRow, Stored, StoredRow, Stray, Tally
+from headrace.tally import Counts, LedgerRow, Stored, StoredRow, Tally, by_partition, counted, strays
 
 _LINES = "DATASET = %s AND STREAM = %s AND TARGET = %s"
 _PLACE = "_DATASET = %s AND _STREAM = %s"
 _RANGE = f"{_PLACE} AND _PARTITION = %s AND _OFFSET >= %s AND _OFFSET < %s"
 _ATTEMPTS = 5
-_NOTHING = (0, 0, 0, 0)
-_Counts = dict[tuple[int, int | None], tuple[int, int, int, int]]
 
 
 def tally(session: Session, tables: Tables, key: Sequence[str], dataset: str, stream: str) -> Tally:
@@ -59,10 +55,7 @@ def _tally(
 ) -> Tally:
     places = "_DATASET, _STREAM, _PARTITION, _OFFSET"
     twice = f"(SELECT {places} FROM {tables.rows} INTERSECT SELECT {places} FROM {tables.quarantine})"
-    counts = {
-        "rows": _by_range(session, tables, tables.rows, place),
-        "quarantine": _by_range(session, tables, tables.quarantine, place),
-    }
+    here, there = (_by_range(session, tables, table, place) for table in (tables.rows, tables.quarantine))
     both = _by_range(session, tables, twice, place)
     keyed = any(column[0] == "_DELETED" for column in session.execute(f"DESC TABLE {tables.rows}"))
     sums = session.execute(
@@ -72,15 +65,15 @@ def _tally(
     return Tally(
         tables.target,
         keyed,
-        _counted(ledger, counts["rows"], counts["quarantine"], both),
-        _strays(counts, place[1]),
+        counted(ledger, here, there, both),
+        strays(here, there, place[1]),
         _number(session, f"SELECT COUNT(*) AS N FROM {tables.rows}"),
         _number(session, f"SELECT COUNT(*) AS N FROM {tables.quarantine}"),
         int(sums[0]),
         int(sums[1]),
         doubled_keys=_doubled(session, tables, key),
-        of=_by_partition(counts["rows"], place[1]),
-        refused=_by_partition(counts["quarantine"], place[1]),
+        of=by_partition(here, place[1]),
+        refused=by_partition(there, place[1]),
     )
 
 
@@ -96,31 +89,7 @@ def _number(session: Session, statement: str) -> int:
     return int(session.execute(statement)[0][0])
 
 
-def _counted(ledger: list[LedgerRow], rows: _Counts, refused: _Counts, both: _Counts) -> list[LedgerRow]:
-    """Put what was counted to each load; of one that is there twice the first one has the counts."""
-    seen: set[tuple[int, int]] = set()
-    found = []
-    for row in ledger:
-        place = (row.partition.number, row.start)
-        if row.kind == "load" and place not in seen:
-            seen.add(place)
-            here, there = rows.get(place, _NOTHING), refused.get(place, _NOTHING)
-            found.append(
-                attrs.evolve(
-                    row,
-                    rows=here[0],
-                    distinct_rows=here[1],
-                    quarantined=there[0],
-                    distinct_quarantined=there[1],
-                    both=both.get(place, _NOTHING)[0],
-                )
-            )
-        else:
-            found.append(row)
-    return found
-
-
-def _by_range(session: Session, tables: Tables, table: str, place: tuple[str, str]) -> _Counts:
+def _by_range(session: Session, tables: Tables, table: str, place: tuple[str, str]) -> Counts:
     """
     Count by the load that covers an offset, None for none: records, different ones, the first and the last.
 
@@ -149,23 +118,6 @@ def _by_range(session: Session, tables: Tables, table: str, place: tuple[str, st
         (int(number), None if start is None else int(start)): (int(n), int(d), int(first), int(last))
         for number, start, n, d, first, last in found
     }
-
-
-def _strays(counts: dict[str, _Counts], stream: str) -> list[Stray]:
-    return [
-        Stray(Partition(stream, number), what, first, last + 1, count)
-        for what, found in counts.items()
-        for (number, start), (count, _, first, last) in sorted(found.items(), key=str)
-        if start is None
-    ]
-
-
-def _by_partition(counts: _Counts, stream: str) -> dict[Partition, int]:
-    found: dict[Partition, int] = {}
-    for (number, _), (count, *_) in counts.items():
-        partition = Partition(stream, number)
-        found[partition] = found.get(partition, 0) + count
-    return found
 
 
 def stored(
