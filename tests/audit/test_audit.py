@@ -254,6 +254,29 @@ def test_a_lake_that_is_not_there_is_never_complete(world: World, tmp_path: Path
     assert "unknown" == world.audit(None, store=FileStore(root=tmp_path)).verdict
 
 
+@attrs.define(kw_only=True, eq=False)
+class Unlisted(FileStore):
+    """A disk that fails from its n-th listing on."""
+
+    lists: int
+
+    def list(self, prefix: str, after: str = "") -> Page:
+        self.lists -= 1
+        if self.lists < 0:
+            raise SinkUnavailableError("the disk is away")
+        return FileStore.list(self, prefix, after)
+
+
+@pytest.mark.parametrize("lists", [0, 1, 2, 3])
+def test_a_listing_that_fails_where_there_is_no_pin(world: World, tmp_path: Path, lists: int):
+    """Whichever fails is told as a finding, and no error of the store leaves the audit."""
+    shutil.copytree(world.folder / "lake", tmp_path / "lake", ignore=lambda *_: ["dataset.json"])
+    result = world.audit(None, store=Unlisted(root=tmp_path / "lake", lists=lists))
+
+    assert ("unknown" if lists < 3 else "incomplete") == result.verdict
+    assert 1 == len(result.findings)
+
+
 # ---- looking twice (B30) ------------------------------------------------------------------------------------------
 
 
