@@ -39,11 +39,17 @@ pytest_plugins = ["headrace.testing.fixtures"]
 pytestmark = pytest.mark.services
 
 
-def until(condition: Callable[[], object], timeout_s: float = 30) -> None:
+def came_true(condition: Callable[[], object], timeout_s: float) -> bool:
     deadline = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < deadline, "it did not come true"
+        if time.monotonic() >= deadline:
+            return False
         time.sleep(0.02)
+    return True
+
+
+def until(condition: Callable[[], object], timeout_s: float = 30) -> None:
+    assert came_true(condition, timeout_s), "it did not come true"
 
 
 # ---- a proxy in between ---------------------------------------------------------------------------------------
@@ -86,14 +92,18 @@ def test_what_a_broken_network_takes_is_in_a_gap(toxiproxy: Toxiproxy, tmp_path:
                 sent += 1
                 exchange.send(b'{"s":"A","n":%d,"x":"%s"}' % (sent, os.urandom(250).hex().encode()))
 
-        def reach(number: int) -> None:
-            until(lambda: source._supervisor.gaps._numbers.get("A") == number)
+        def here() -> bool:
+            return source._supervisor.gaps._numbers.get("A") == sent
+
+        def send_until_one_is_here() -> None:
+            """This exchange confirms no subscription: what it sends before it has read ours goes to nobody."""
+            until(lambda: send(1) or came_true(here, timeout_s=0.5))
 
         send(50)
-        reach(50)
+        until(here)
         with proxy.toxic("slicer", average_size=60, size_variation=30, delay=1):
             send(50)
-            reach(100)
+            until(here)
         for toxic in (
             {"kind": "reset_peer", "timeout": 0},
             {"kind": "limit_data", "bytes": 2_000},
@@ -105,8 +115,7 @@ def test_what_a_broken_network_takes_is_in_a_gap(toxiproxy: Toxiproxy, tmp_path:
                 until(lambda before=before: source._supervisor.connections > before)
                 send(20)  # to nobody
             until(lambda: not source._supervisor.gaps._open)
-            send(10)
-            reach(sent)
+            send_until_one_is_here()
         until(lambda: len(values(tmp_path, "any.messages")) > 0)
         until(lambda: values(tmp_path, "any.messages")[-1]["n"] == sent)
         until(lambda: values(tmp_path, "any.gaps")[-1]["next_sequence"] is not None)
