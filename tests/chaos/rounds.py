@@ -25,8 +25,8 @@ TRIES = 3
 """A fault that did not take effect is tried again so often."""
 
 SETTLE_S = 240.0
-SETTLE_WITHOUT_S = 20.0
-"""A protection that is taken away may lose records: what is not there soon is not waited for."""
+QUIET_S = 6.0
+"""A protection that is taken away may lose records: once no more of them arrive for so long, none is waited for."""
 
 
 @attrs.frozen
@@ -255,12 +255,19 @@ def _settle(fleet: Fleet, looks: Looks, published: Mapping[tuple[int, int], obje
     if not fleet.members:
         fleet.add()
 
-    def all_there() -> bool:
-        fleet.tend()
-        return bool(looks.good) and looks.good[-1]["distinct"] >= len(published)
+    most, since_s = 0, time.monotonic()
 
-    try:
-        wait(all_there, SETTLE_S if fleet.without is None else SETTLE_WITHOUT_S, "all records are in the lake")
-    except TimeoutError:
-        return False
-    return True
+    def all_there() -> bool:
+        nonlocal most, since_s
+        fleet.tend()
+        distinct = looks.good[-1]["distinct"] if looks.good else 0
+        if distinct != most:
+            most, since_s = distinct, time.monotonic()
+        return distinct >= len(published)
+
+    def enough() -> bool:
+        return all_there() or (fleet.without is not None and time.monotonic() - since_s > QUIET_S)
+
+    with contextlib.suppress(TimeoutError):
+        wait(enough, SETTLE_S, "all records are in the lake")
+    return all_there()

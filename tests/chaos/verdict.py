@@ -14,7 +14,7 @@ from headrace.testing.oracle import StoredPartition, read_lake
 @attrs.frozen(kw_only=True)
 class Verdict:
     """
-    What was found; all but the first two must be 0.
+    What was found; all but records and segments must be 0.
 
     Attributes:
         records: Published, committed and still in the log.
@@ -22,6 +22,8 @@ class Verdict:
         segments: Objects in the lake.
 
         lost: Published and not stored.
+
+        passed_over: Those of them behind which something of their partition is stored: no waiting brings them.
 
         duplicated: Stored again.
 
@@ -37,6 +39,7 @@ class Verdict:
     records: int
     segments: int
     lost: int
+    passed_over: int
     duplicated: int
     changed: int
     disordered: int
@@ -54,6 +57,7 @@ def judge(published: Mapping[tuple[int, int], Record], objects: Mapping[str, byt
     stored = [((number, r.offset), r) for number, about in lake.items() for r in about.records]
     times = Counter(place for place, _ in stored)
     lost = [place for place in published if place not in times]
+    last = {number: max(r.offset for r in about.records) for number, about in lake.items() if about.records}
     duplicated = [place for place, count in times.items() if count > 1]
     changed = [place for place, record in stored if published.get(place) != record]
     broken = [fault for number, about in lake.items() for fault in _faults(number, about)]
@@ -73,6 +77,7 @@ def judge(published: Mapping[tuple[int, int], Record], objects: Mapping[str, byt
         records=len(published),
         segments=sum(len(about.segments) for about in lake.values()),
         lost=len(lost),
+        passed_over=sum(offset < last.get(number, -1) for number, offset in lost),
         duplicated=sum(times[place] - 1 for place in duplicated),
         changed=len(changed),
         disordered=len(disordered),
