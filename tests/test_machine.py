@@ -75,7 +75,7 @@ class Audited(Lake):
 class TestLake(Audited.TestCase):
     """Whatever happens, each record is stored once and unchanged; `HYPOTHESIS_PROFILE=nightly` looks longer."""
 
-    settings = settings(max_examples=10 * settings().max_examples, stateful_step_count=50, suppress_health_check=QUIET)
+    settings = settings(max_examples=5 * settings().max_examples, stateful_step_count=50, suppress_health_check=QUIET)
 
 
 ROUNDS = 6

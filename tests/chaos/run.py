@@ -151,7 +151,8 @@ def control(rule: str, chance: random.Random, brokers: Brokers, lakes: Lakes, fo
             break
     print(
         f"without {rule} ({kind}): lost {found.lost}, of which passed over {found.passed_over}, duplicated"
-        f" {found.duplicated}, changed {found.changed}, broken objects {found.broken}; the reader saw a record twice at {outcome.doubled_looks} of {outcome.looks} looks",
+        f" {found.duplicated}, changed {found.changed}, broken objects {found.broken};"
+        f" the reader saw a record twice at {outcome.doubled_looks} of {outcome.looks} looks",
         flush=True,
     )
     return found

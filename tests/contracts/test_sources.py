@@ -418,10 +418,10 @@ class Broken(MemorySource):
 
 
 @pytest.mark.parametrize("how", BROKEN)
-def test_broken_source(failing: Callable[[str], set[str]], how: str, monkeypatch: pytest.MonkeyPatch):
+def test_broken_source(failing: Callable[..., set[str]], how: str, monkeypatch: pytest.MonkeyPatch):
     """Each source that breaks one promise fails the tests that stand for it; one that keeps all passes."""
     monkeypatch.setattr("headrace.testing.contracts.reader.PATIENCE_S", 0.3)
     broken, expected = BROKEN[how]
-    failed = failing(STRANGER.replace("{broken}", broken))
+    failed = failing(STRANGER.replace("{broken}", broken), expected)
     assert expected <= failed
     assert bool(expected) == bool(failed)
