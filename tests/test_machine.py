@@ -78,7 +78,7 @@ class TestLake(Audited.TestCase):
     settings = settings(max_examples=5 * settings().max_examples, stateful_step_count=50, suppress_health_check=QUIET)
 
 
-ROUNDS = 6
+ROUNDS = 40
 """How often what is only likely is tried: what one choice of runs misses, another one has."""
 
 
@@ -152,7 +152,7 @@ def test_the_machine_reaches_what_the_protocol_is_for() -> None:
                 raise EnoughError
 
     with contextlib.suppress(EnoughError):
-        play(Watched, 400)
+        play(Watched, 60)
 
     assert set() == missing
 
@@ -353,7 +353,7 @@ def test_the_machine_finds_a_missing_rule(
     monkeypatch.setattr(where, name, broken)
 
     with pytest.raises(ViolationError):
-        play(Lake, 1000)
+        play(Lake, 150)
 
 
 @pytest.mark.parametrize("store", [OverwritingStore(), LaggingStore()])

@@ -192,7 +192,7 @@ class TestKeyedMachine(AuditedKeys.TestCase):
     )
 
 
-ROUNDS = 6
+ROUNDS = 40
 """How often what is only likely is tried: what one choice of runs misses, another one has."""
 
 
@@ -238,7 +238,7 @@ def test_the_machine_reaches_what_the_transaction_is_for() -> None:
                 raise EnoughError
 
     with contextlib.suppress(EnoughError):
-        play(Watched, 200)
+        play(Watched, 30)
 
     assert missing == set()
 
@@ -281,7 +281,7 @@ def test_the_machine_finds_a_missing_rule(rule: Callable[[pytest.MonkeyPatch], N
     rule(monkeypatch)
 
     with pytest.raises(ViolationError):
-        play(DuckDBMachine, 150)
+        play(DuckDBMachine, 25)
 
 
 # ---- loaders that break a promise -----------------------------------------------------------------------------------

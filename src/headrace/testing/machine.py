@@ -120,7 +120,7 @@ class LakeMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.world.partition_log.high > self.world.partition_log.low and not self.world.cut)
     @precondition(lambda self: self.world.hints)
-    @rule(by=st.integers(1, 2), now=SOMETIMES)
+    @rule(by=st.integers(1, 6), now=SOMETIMES)
     def cut_back(self, *, by: int, now: bool) -> None:
         """Not in every run: a log that was cut back stops what was written of it."""
         if now:
