@@ -27,7 +27,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "To make components from URIs": ("Registry", "Plugin", "Component", "URI", "hookimpl", "Ended"),
     "To implement: sources, sinks, stores, loaders": (
-        *("Source", "Owner", "Holes", "Sink", "Draft", "Guarantee", "Store", "Page", "StoredObject", "Loader"),
+        *("Source", "Owner", "Sink", "Draft", "Guarantee", "Store", "Page", "StoredObject", "Loader"),
         *("LoadableSegment", "Line", "Census", "Change", "QuarantineCount", "QuarantinedRecord", "Finding"),
     ),
     "Values": (

@@ -11,8 +11,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from headrace.auditing.making import audit
     from headrace.auditing.result import AuditFinding, AuditResult, PartitionAudit, Span
-    from headrace.auditing.run import Audit, audit
+    from headrace.auditing.run import Audit
     from headrace.chain import Chain
     from headrace.errors import (
         CommitUnknownError,
@@ -70,7 +71,7 @@ if TYPE_CHECKING:
     from headrace.reload import Reload
     from headrace.segment import Segment, Trailer
     from headrace.sink import Draft, Guarantee, Sink
-    from headrace.source import Holes, Owner, Source
+    from headrace.source import Owner, Source
     from headrace.store import Page, Store, StoredObject
     from headrace.tally import LedgerRow, Stored, StoredRow, Stray, Tally
     from headrace.uri import URI
@@ -107,7 +108,6 @@ __all__ = [
     "Headers",
     "HeadraceError",
     "Hint",
-    "Holes",
     "Identity",
     "IdentityError",
     "LedgerRow",
@@ -162,16 +162,14 @@ __all__ = [
 ]
 
 _HOMES = {
+    "headrace.auditing.making": ("audit",),
     "headrace.auditing.result": (
         "AuditFinding",
         "AuditResult",
         "PartitionAudit",
         "Span",
     ),
-    "headrace.auditing.run": (
-        "Audit",
-        "audit",
-    ),
+    "headrace.auditing.run": ("Audit",),
     "headrace.chain": ("Chain",),
     "headrace.errors": (
         "CommitUnknownError",
@@ -257,7 +255,6 @@ _HOMES = {
         "Sink",
     ),
     "headrace.source": (
-        "Holes",
         "Owner",
         "Source",
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from headrace.errors import ConfigError
 from headrace.finding import Finding
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from typing import Self
 
     from headrace.records import Batch, Event, Extent, Hint, Identity, Partition, Start
-
-Holes = Literal["aborted", "no record", "unknown"]
 
 
 class Owner(Protocol):
@@ -109,10 +107,6 @@ class Source(ABC):
 
     def acknowledge(self, hints: Mapping[Partition, Hint]) -> None:
         """Tell the source how far the sink stored. A hint and a lag gauge; losing it loses nothing (B12, B27)."""
-
-    def holes(self, partition: Partition, start: int, end: int) -> Holes:
-        """Say why ``[start, end)`` holds no record, as far as the source can tell."""
-        return "unknown"
 
     def reread(self, partition: Partition, start: int, end: int, *, aborted: bool = False) -> Iterator[Batch]:
         """

@@ -377,3 +377,21 @@ def test_in_python(world: World):
 
     assert ("complete", "ticks") == (result.verdict, result.stream)
     assert ["rows were looked for and not into: give the contract to compare them cell by cell"] == list(result.remarks)
+
+
+def test_a_file_is_compared_record_by_record(tmp_path: Path, capfd):
+    """A lake made from a file of JSON lines is held against the lines, it says how many, and names one that differs."""
+    lines = [b'{"n":%d}\n' % n for n in range(2500)]
+    lines[7] = b"\n"  # an empty line has a number and no record
+    file = tmp_path / "ticks.jsonl"
+    file.write_bytes(b"".join(lines))
+    assert 0 == called(capfd, "stream", f"jsonl://{file}", f"file://{tmp_path}/lake", "--until-end")[0]
+    asked = ("audit", f"file://{tmp_path}/lake", "--source", f"jsonl://{file}", "--deep", "--json")
+    code, out, _ = called(capfd, *asked)
+    document = json.loads(out)
+    assert (0, [], []) == (code, document["findings"], document["remarks"])
+    assert [(2499, {"no record": 1})] == [(p["compared"], p["holes"]) for p in document["partitions"]]
+
+    file.write_bytes(b"".join([*lines[:2000], b'{"n":-1}\n', *lines[2001:]]))
+    code, out, _ = called(capfd, *asked)
+    assert [("changed", 2000, 2001)] == [(f["kind"], f["start"], f["end"]) for f in json.loads(out)["findings"]]

@@ -1,4 +1,4 @@
-"""Makes an audit from URIs."""
+"""An audit of what URIs name."""
 
 from __future__ import annotations
 
@@ -72,3 +72,52 @@ def unanswered(lake: str, stream: str, error: TransientError) -> AuditResult:
     evidence = f"the lake did not answer: {error}"
     finding = AuditFinding("unknown", "lake", None, 0, 0, evidence, "see that it can be read, and ask again")
     return AuditResult(stream, place, findings=[finding])
+
+
+def audit(
+    lake: str,
+    warehouse: str = "",
+    *,
+    source: str = "",
+    stream: str = "",
+    epoch: str = "",
+    contract: type | None = None,
+    deep: bool = False,
+    since: int | str | None = None,
+    until: int | str | None = None,
+    caught_up: bool = False,
+) -> AuditResult:
+    """
+    Compare what URIs name, from the log's offsets to the warehouse's rows, and say what is wrong, where, and what to do.
+
+    Args:
+        lake: Such as ``file:///lake``.
+
+        warehouse: Such as ``duckdb:///silver.duckdb?table=trades``; "" for none.
+
+        source: Such as ``kafka://127.0.0.1:9092/trades``; "" for none. No group is joined.
+
+        stream: Its name, where the lake has several.
+
+        epoch: As for `headrace.Chain.open`.
+
+        contract: What a row is: with *deep*, rows are compared cell by cell.
+
+        deep: As for `headrace.Audit`, and so are the next three.
+
+        since: From there on.
+
+        until: Up to there.
+
+        caught_up: What is on its way counts as not complete.
+
+    Raises:
+        ConfigError: A URI is wrong, or the lake has several streams and none is named.
+    """
+    with ExitStack() as stack:
+        try:
+            run = made(stack, lake, warehouse, source=source, stream=stream, epoch=epoch, contract=contract)
+        except TransientError as error:
+            return unanswered(lake, stream, error)
+        run.deep, run.since, run.until, run.caught_up = deep, since, until, caught_up
+        return run.run()

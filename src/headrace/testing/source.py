@@ -10,7 +10,7 @@ import attrs
 
 from headrace.errors import IdentityError
 from headrace.records import Batch, BelowLog, Event, Extent, Failed, Hint, Partition, Reached, Start
-from headrace.source import Holes, Owner, Source
+from headrace.source import Owner, Source
 from headrace.testing.log import MemoryLog
 
 
@@ -120,12 +120,6 @@ class MemorySource(Source):
         if self.acknowledged is not None:
             self.acknowledged(hints)
         self.log.committed.update(hints)
-
-    def holes(self, partition: Partition, start: int, end: int) -> Holes:
-        fates = {e.fate for e in self.log.logs[partition.number].entries[start:end]}
-        if fates == {"aborted"}:
-            return "aborted"
-        return "no record" if fates <= {"marker", "compacted", "aborted"} else "unknown"
 
     def reread(self, partition: Partition, start: int, end: int, *, aborted: bool = False) -> Iterator[Batch]:
         log, fates = self.log.logs[partition.number], ("record", "aborted") if aborted else ("record",)

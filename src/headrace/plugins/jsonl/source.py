@@ -199,6 +199,22 @@ class JsonlSource(Source):
         identity = Identity("file", counted.identity, "read_uncommitted", 1)
         return {self._partition: Extent(0, counted.records, counted.records, identity)}
 
+    def reread(self, partition: Partition, start: int, end: int, *, aborted: bool = False) -> Iterator[Batch]:
+        if partition != self._partition:
+            raise ConfigError(f"{self.path}: found {partition}, expected {self._partition}")
+        if start >= end:
+            return
+        mark = self._file.find(start)
+        with self._file.open(mark) as file:  # one of its own: the file's index is safe, nothing else is shared
+            for values, after in self._file.read(file, mark):
+                kept = values[: len(values) - max(0, after.record - end)]
+                batch = self._batch(kept, Mark(after.record - len(values) + len(kept), after.byte), start, 0)
+                if batch is not None:
+                    yield batch
+                    start = batch.end
+                if after.record >= end:
+                    return
+
     def close(self) -> None:
         self._rewind(0)
         self._start = None
@@ -262,7 +278,7 @@ class JsonlSource(Source):
             self._chunks = self._from(self._mark)
         state = self._file.state() if self.follow else None
         for values, end in self._chunks:
-            batch = self._batch(values, end)
+            batch = self._batch(values, end, self._next, self._assignment)
             self._mark = end
             if batch is not None:
                 return batch
@@ -299,7 +315,7 @@ class JsonlSource(Source):
             f"{self.path}: {what}: it was cut back or replaced while it was read; give a new file a new epoch"
         )
 
-    def _batch(self, values: list[bytes], end: Mark) -> Batch | None:
+    def _batch(self, values: list[bytes], end: Mark, start: int, assignment: int) -> Batch | None:
         """The records of a chunk as columns; None where all its lines are empty."""
         offsets: Sequence[int] = range(end.record - len(values), end.record)
         if not all(values):
@@ -311,9 +327,9 @@ class JsonlSource(Source):
         timed = stamps if not self.timestamp or min(stamps) < 0 else None
         return Batch(
             partition=self._partition,
-            assignment=self._assignment,
+            assignment=assignment,
             leader_epoch=None,
-            start=self._next,
+            start=start,
             end=offsets[-1] + 1,
             offsets=offsets,
             timestamps_ms=stamps,

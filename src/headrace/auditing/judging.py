@@ -1,0 +1,80 @@
+"""What the pin, the chains, the log and the tables say of each other, by names, trailers and counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from headrace.auditing.chains import Judged, dataset_of
+from headrace.auditing.facts import Facts
+from headrace.auditing.logs import identity_findings, log_findings
+from headrace.auditing.objects import Pin
+from headrace.auditing.result import AuditFinding
+from headrace.auditing.tables import partition_findings, target_findings
+from headrace.errors import HeadraceError
+
+
+def compared(facts: Facts, pin: Pin) -> list[AuditFinding]:
+    """Hold everything against everything else."""
+    found = list(_pinned(facts, pin))
+    if facts.extents is not None:
+        found += identity_findings(pin, facts.extents)
+    if facts.tally is not None and facts.scope.whole:
+        found += target_findings(facts.tally)
+    for number, judged in facts.judged.items():
+        wanted = facts.wanted[number]
+        found += [f for f in judged.findings if f.end > wanted[0] and (wanted[1] is None or f.start < wanted[1])]
+        if facts.extents:
+            count = max(extent.identity.partitions for extent in facts.extents.values())
+            found += log_findings(judged, facts.extent(number), count)
+        if facts.tally is not None:
+            found += partition_findings(facts.tally, facts.partition(number), judged, wanted)
+    return found
+
+
+def _pinned(facts: Facts, pin: Pin) -> Iterator[AuditFinding]:
+    """Whether the pin is the one that the segments were written under."""
+    dataset = dataset_of(facts.views.values())
+    if dataset is not None and dataset != pin.id:
+        evidence = f"the pin says dataset {pin.id}, every segment says {dataset}"
+        yield AuditFinding("changed", "pin", None, 0, 0, evidence, "restore the pin from a copy: its id never changes")
+    if pin.fields.get("stream") != facts.audit.stream:
+        evidence = f"the pin says stream {pin.fields.get('stream')!r}, its place {facts.audit.stream!r}"
+        yield AuditFinding("changed", "pin", None, 0, 0, evidence, "restore the pin from a copy")
+    if pin.fields.get("layout") != 1 or not pin.extension:
+        evidence = (
+            f"layout {pin.fields.get('layout')!r}, format {pin.fields.get('format')!r}: not what this audit reads"
+        )
+        yield AuditFinding("unknown", "pin", None, 0, 0, evidence, "audit it with a newer headrace")
+
+
+def late(facts: Facts) -> list[AuditFinding]:
+    """What is behind, where everything was asked to have arrived."""
+    if not facts.audit.caught_up:
+        return []
+    return [finding for number, judged in facts.judged.items() for finding in _late(facts, number, judged)]
+
+
+def _late(facts: Facts, number: int, judged: Judged) -> Iterator[AuditFinding]:
+    _, until = facts.wanted[number]
+    extent = facts.extent(number)
+    if extent is not None:
+        start, end = max(extent.low, judged.end), extent.end if until is None else min(extent.end, until)
+        if start < end and _has_record(facts, number, start, end):
+            evidence = f"the chain ends at {judged.end}, the log at {extent.end}"
+            advice = "let the stream run until it is through (headrace stream --until-end)"
+            yield AuditFinding("behind", "lake", number, start, end, evidence, advice)
+    if facts.tally is not None:
+        position = max(facts.tally.position(facts.partition(number)) or 0, judged.start)
+        last = judged.end if until is None else min(judged.end, until)
+        if position < last:
+            evidence = f"the ledger is at {position}, the chain ends at {judged.end}"
+            yield AuditFinding("behind", "rows", number, position, last, evidence, "run headrace load")
+
+
+def _has_record(facts: Facts, number: int, start: int, end: int) -> bool:
+    """Whether a record is there and not only holes; where the source cannot say it counts as one."""
+    source = facts.audit.source
+    try:
+        return source is None or next(iter(source.reread(facts.partition(number), start, end)), None) is not None
+    except HeadraceError:
+        return True

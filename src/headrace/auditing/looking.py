@@ -1,0 +1,148 @@
+"""Looks at warehouse, lake and log, in the order that lets nothing that comes in meanwhile look wrong (B30)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TypeVar
+
+import attrs
+
+from headrace.auditing.chains import View, dataset_of, judge, known_digests, view
+from headrace.auditing.deep import examine_all
+from headrace.auditing.facts import Facts
+from headrace.auditing.judging import compared, late
+from headrace.auditing.objects import Pin, folders, number_of, read_pin
+from headrace.errors import HeadraceError
+
+T = TypeVar("T")
+A = TypeVar("A")
+
+
+@attrs.define(eq=False)
+class Look:
+    """
+    One look at everything.
+
+    Attributes:
+        facts: Filled by `run`.
+
+        pool: Reads several objects at once; None: the caller's thread does.
+    """
+
+    facts: Facts
+    pool: ThreadPoolExecutor | None
+
+    def run(self) -> None:
+        """Warehouse, lake, log; then what looks wrong once more; then, where it was asked for, every byte."""
+        facts = self.facts
+        pin = facts.pin = self._find_pin()
+        if pin is None:
+            return
+        if not facts.told(self._count, "rows", "the warehouse"):
+            facts.tally = None
+        if not facts.told(partial(self._walk, pin), "lake", "the lake"):
+            return
+        facts.told(self._ask, "source", "the source")
+        found = compared(facts, pin)
+        suspects = {f.partition for f in found if f.kind != "unknown" and f.partition is not None}
+        if suspects and facts.told(partial(self._look_again, pin, suspects), "lake", "the lake"):
+            found = compared(facts, pin)
+        facts.findings += found
+        facts.findings += late(facts)
+        if facts.audit.deep:
+            facts.told(self._read, "lake", "the lake")
+
+    # ---- the pin ------------------------------------------------------------------------------------------
+
+    def _find_pin(self) -> Pin | None:
+        facts = self.facts
+        try:
+            pin = facts.asked(lambda: read_pin(facts.audit.store, facts.root))
+        except ValueError as exc:
+            facts.find("corrupt", "pin", f"_headrace/dataset.json cannot be read: {exc}", "restore it from a copy")
+            return None
+        except HeadraceError as exc:
+            facts.find("unknown", "pin", f"the lake did not answer: {exc}", "see that it can be read, and ask again")
+            return None
+        if pin is None:
+            facts.told(self._miss_pin, "pin", "the lake")
+        return pin
+
+    def _miss_pin(self) -> None:
+        facts = self.facts
+        if facts.asked(lambda: folders(facts.audit.store, facts.root)):
+            evidence = f"{facts.root} holds segments and no _headrace/dataset.json"
+            facts.find("missing", "pin", evidence, "restore it from a copy")
+        else:
+            evidence = f"{facts.audit.store.place} has no stream {facts.root!r}"
+            facts.find("unknown", "pin", evidence, "check the lake and the name")
+
+    # ---- warehouse, lake, log -----------------------------------------------------------------------------
+
+    def _count(self) -> None:
+        facts, loader = self.facts, self.facts.audit.loader
+        if loader is None:
+            return
+        facts.tally = facts.asked(lambda: loader.tally(facts.dataset, facts.audit.stream))
+        if facts.tally is None:
+            evidence = f"the warehouse has no table {loader.target}"
+            facts.find("unknown", "rows", evidence, "check its name, or load it first")
+
+    def _walk(self, pin: Pin) -> None:
+        facts = self.facts
+        names = facts.asked(lambda: folders(facts.audit.store, facts.root))
+        numbers = {number_of(name) for name in names} - {None}
+        for name in names:
+            if number_of(name) is None:
+                evidence = f"{facts.root}{name} is no partition's folder"
+                facts.find("foreign", "lake", evidence, "move it out of the lake")
+        for number in sorted({*(n for n in numbers if n is not None), *range(pin.partitions)}):
+            facts.views[number] = self._view(number)
+        self._judge(pin)
+
+    def _view(self, number: int) -> View:
+        facts = self.facts
+        return facts.asked(lambda: view(facts.audit.store, facts.root, number, self._each, facts.scope.offsets))
+
+    def _each(self, work: Callable[[A], T], things: Iterable[A]) -> Iterator[T]:
+        for found in map(work, things) if self.pool is None else self.pool.map(work, things):
+            self.facts.audit.observe(found)
+            yield found
+
+    def _judge(self, pin: Pin) -> None:
+        facts = self.facts
+        dataset = dataset_of(facts.views.values()) or pin.id
+        homes = known_digests(facts.views.values())
+        for number, seen in facts.views.items():
+            facts.wanted[number] = facts.scope.range_of(seen.links)
+            whole = facts.scope.start == 0
+            facts.judged[number] = judge(seen, dataset, facts.audit.stream, pin.extension, homes, whole=whole)
+
+    def _ask(self) -> None:
+        facts, source = self.facts, self.facts.audit.source
+        if source is not None:
+            found = facts.asked(source.extents)
+            facts.extents = {p: extent for p, extent in found.items() if p.stream == facts.audit.stream}
+
+    def _look_again(self, pin: Pin, numbers: Iterable[int]) -> None:
+        """What is wrong must still be wrong: a listing may have been overtaken by a writer, or by `expire`."""
+        facts = self.facts
+        for number in numbers:
+            if number in facts.views:
+                facts.views[number] = self._view(number)
+        self._judge(pin)
+        if facts.audit.source is not None and facts.extents is not None:
+            self._ask()
+
+    # ---- deep ---------------------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        facts = self.facts
+        facts.deep = examine_all(
+            facts.audit, facts.judged, facts.views, facts.extents or {}, facts.tally, facts.wanted, self.pool
+        )
+        for deep in facts.deep.values():
+            facts.findings += deep.findings
+            facts.remarks += deep.remarks
