@@ -155,9 +155,12 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def compose(session: nox.Session) -> None:
-    """docker-compose.yml, by the Compose specification's schema and by facts of ours; no container is started."""
+    """Dockerfile and docker-compose.yml: linters, the Compose specification's schema, facts of ours; no container is started."""
     install(session, "testing")
     session.install(*group("compose"))
+    session.run("hadolint", "--failure-threshold", "style", "Dockerfile")
+    session.run("shellcheck", ".ci/run")
+    session.run("python", "docker/relock.py", "--check")
     session.run("check-jsonschema", "--builtin-schema", "vendor.compose-spec", "docker-compose.yml")
     session.run("python", "-m", "pytest", "tests/test_compose.py", *session.posargs)
 
