@@ -136,9 +136,10 @@ def airflow(session: nox.Session) -> None:
     session.install("--no-deps", "--force-reinstall", wheel(session))
     if "HEADRACE_AIRFLOW_SHOTS" in os.environ:
         session.install("playwright==1.65.2")
-    which = "test_standalone.py" if "--standalone" in session.posargs else "test_dags.py"
+    which = ("test_standalone.py",) if "--standalone" in session.posargs else ("test_connections.py", "test_dags.py")
     more = [word for word in session.posargs if word != "--standalone"]
-    session.run("python", "-m", "pytest", "-c", "tests/airflow/pytest.ini", f"tests/airflow/{which}", *more)
+    tests = [f"tests/airflow/{name}" for name in which]
+    session.run("python", "-m", "pytest", "-c", "tests/airflow/pytest.ini", *tests, *more)
 
 
 @nox.session

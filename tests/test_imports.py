@@ -9,6 +9,7 @@ import sys
 import pytest
 
 CLIENTS = {
+    "airflow",
     "backports",
     "confluent_kafka",
     "duckdb",
@@ -62,8 +63,9 @@ def test_version_is_read_late():
         "from headrace import *",
         "from headrace import Pipeline",
         "from headrace import Registry; assert Registry.discover().schemes('source')",
+        "import headrace.airflow",
     ],
-    ids=["everything", "pipeline", "discover"],
+    ids=["everything", "pipeline", "discover", "airflow"],
 )
 def test_core_brings_no_client_library(code: str):
     """All public names together, and the discovery of all plugins, bring no client library."""

@@ -38,6 +38,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 OTHERS = {
     "headrace.contract": ("contract", "column", "load_contract", "Contract"),
     "headrace.bars": ("Bars",),
+    "headrace.airflow": ("uri", "retry_policy", "must_be_complete"),
     "headrace.rowwise": (
         *(
             "lacking",

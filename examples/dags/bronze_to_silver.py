@@ -12,7 +12,9 @@ from datetime import timedelta
 
 import pendulum
 from airflow.sdk import AssetOrTimeSchedule, CronTriggerTimetable, Param, dag, get_current_context, task
-from headrace_places import LAKE, LAKE_GREW, RETRIES, SILVER, SILVER_SOUND, STREAMS, must_be_complete, place, sound
+from headrace_places import LAKE, LAKE_GREW, RETRIES, SILVER_SOUND, STREAMS, WAREHOUSES, sound
+
+from headrace.airflow import must_be_complete, uri
 
 
 @dag(
@@ -22,7 +24,7 @@ from headrace_places import LAKE, LAKE_GREW, RETRIES, SILVER, SILVER_SOUND, STRE
     max_active_runs=1,  # a second run would find the first one's work and wait for its lock; correct, and of no use
     dagrun_timeout=timedelta(hours=2),  # longer than a task may take with all its retries
     default_args=RETRIES,
-    params={"warehouses": Param([SILVER], type="array", description="Connections of the warehouses to load.")},
+    params={"warehouses": Param(WAREHOUSES, type="array", description="Connections of the warehouses to load.")},
     tags=["headrace"],
     doc_md=__doc__,
 )
@@ -34,11 +36,11 @@ def bronze_to_silver():
         from headrace.contract import load_contract
 
         registry, lacking = Registry.discover(), []
-        store = registry.store(place(LAKE))
+        store = registry.store(uri(LAKE))
         for warehouse in get_current_context()["params"]["warehouses"]:
             for stream, contract in STREAMS.items():
                 chain = Chain.open(store, stream)
-                loader = registry.loader(place(warehouse, table=stream), load_contract(contract))
+                loader = registry.loader(uri(warehouse, table=stream), load_contract(contract))
                 lines = [Line(chain.dataset.id, Partition(stream, n), loader.target) for n in chain.partitions()]
                 positions = loader.positions(lines)
                 loader.close()
@@ -60,8 +62,8 @@ def bronze_to_silver():
         stream, warehouse = target["stream"], target["warehouse"]
         get_current_context()["target_name"] = f"{stream} into {warehouse}"
         registry = Registry.discover()
-        store = registry.store(place(LAKE))
-        loader = registry.loader(place(warehouse, table=stream), load_contract(STREAMS[stream]))
+        store = registry.store(uri(LAKE))
+        loader = registry.loader(uri(warehouse, table=stream), load_contract(STREAMS[stream]))
         done = Load(chain=Chain.open(store, stream), loader=loader).run()
         store.close()
         return {name: n for name, n in attrs.asdict(done).items() if isinstance(n, int)}
@@ -72,8 +74,7 @@ def bronze_to_silver():
         """Let nobody read on before chain, ledger and rows agree."""
         context = get_current_context()
         context["target_name"] = stream
-        for warehouse in context["params"]["warehouses"]:
-            must_be_complete(sound(stream, warehouse))
+        must_be_complete(*[sound(stream, warehouse) for warehouse in context["params"]["warehouses"]])
         return "complete"
 
     # One task rings, when all is done: of the events of a mapped task five of six reached no run. It rings after every run,

@@ -1,4 +1,4 @@
-"""What the example DAGs share: which streams there are, where lake and warehouses are, what is worth a retry. It holds no DAG."""
+"""What the example DAGs share: which streams there are, where lake and warehouses are, how tasks are retried. It holds no DAG."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import Asset, ExceptionRetryPolicy, RetryAction, RetryRule
+from airflow.sdk import Asset
+
+from headrace.airflow import retry_policy, uri
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,6 +27,9 @@ Ids of connections: the lake, the log, the warehouse, the folders of reports and
 The DAGs pass these about, and no URI: a task's arguments are shown in the user interface, and what it returns is kept.
 """
 
+WAREHOUSES = [SILVER]
+"""What is loaded and audited; with `[SILVER, "headrace_snowflake"]` every stream goes into both."""
+
 LAKE_GREW = Asset("headrace_lake_grew")
 """Whoever writes the lake may ring this (POST /api/v2/assets/events); nothing is lost where nobody does."""
 
@@ -40,42 +45,17 @@ RETRIES: dict[str, Any] = {
     "retry_delay": timedelta(seconds=10),
     "retry_exponential_backoff": 2.0,
     "max_retry_delay": timedelta(minutes=5),
-    # headrace tries what does not answer by itself, for ten minutes; what is left of such an error may pass. Wrong data and
-    # wrong settings do not: a retry would only put off the alert.
-    "retry_policy": ExceptionRetryPolicy(
-        [
-            RetryRule("headrace.errors.TransientError", RetryAction.RETRY, reason="it may answer later"),
-            RetryRule("headrace.errors.HeadraceError", RetryAction.FAIL, reason="a retry would find the same"),
-        ]
-    ),
+    # headrace tries what does not answer by itself, for ten minutes; what is left of such an error may pass
+    "retry_policy": retry_policy(),
 }
 """Defaults of every task."""
-
-
-def place(connection_id: str, **more: str) -> str:
-    """
-    The URI of a lake, a log or a warehouse, out of an Airflow connection. It may hold secrets: it is never printed or returned.
-
-    The connection's extra has ``{"uri": "s3://bucket/lake?endpoint_url=…", "settings": {"sasl.password": "…"}}``; login and
-    password, where it has them, become the URI's.
-    """
-    from urllib.parse import quote, urlencode
-
-    from airflow.sdk import Connection
-
-    connection = Connection.get(connection_id)
-    scheme, _, rest = connection.extra_dejson["uri"].partition("://")
-    user = ":".join(quote(word, safe="") for word in (connection.login, connection.password) if word)
-    settings = urlencode({**connection.extra_dejson.get("settings", {}), **more})
-    joint = "" if not settings else "&" if "?" in rest else "?"
-    return f"{scheme}://{user}{'@' if user else ''}{rest}{joint}{settings}"
 
 
 def folder(connection_id: str) -> Path:
     """The folder of a connection whose URI is ``file:///…``."""
     from pathlib import Path
 
-    return Path(place(connection_id).removeprefix("file://"))
+    return Path(uri(connection_id).removeprefix("file://"))
 
 
 @contextmanager
@@ -85,7 +65,7 @@ def reading(connection_id: str, wait_s: float = 120.0) -> Iterator[duckdb.DuckDB
 
     import duckdb
 
-    file, until_s = place(connection_id).removeprefix("duckdb://").partition("?")[0], time.monotonic() + wait_s
+    file, until_s = uri(connection_id).removeprefix("duckdb://").partition("?")[0], time.monotonic() + wait_s
     while True:
         try:
             connection = duckdb.connect(file, read_only=True)
@@ -105,28 +85,11 @@ def sound(stream: str, warehouse: str, *, deep: bool = False, since: str | None 
     from headrace.contract import load_contract
 
     return audit(
-        place(LAKE),
-        place(warehouse, table=stream),
-        source=place(source).replace("{stream}", stream) if source else "",
+        uri(LAKE),
+        uri(warehouse, table=stream),
+        source=uri(source).replace("{stream}", stream) if source else "",
         stream=stream,
         contract=load_contract(STREAMS[stream]),
         deep=deep,
         since=since,
     )
-
-
-def must_be_complete(result: Any) -> None:
-    """
-    Fail a task by what an audit found.
-
-    Raises:
-        RuntimeError: Something could not be told: a retry may.
-        AirflowFailException: Something is wrong, and will be at every retry.
-    """
-    from airflow.sdk.exceptions import AirflowFailException
-
-    findings = "\n".join(map(str, result.findings))
-    if result.verdict == "incomplete":
-        raise AirflowFailException(f"{result.stream} is not complete:\n{findings}")
-    if result.verdict == "unknown":
-        raise RuntimeError(f"{result.stream}: it could not be told whether it is complete:\n{findings}")

@@ -11,7 +11,9 @@ from datetime import timedelta
 
 import pendulum
 from airflow.sdk import CronTriggerTimetable, Param, dag, get_current_context, task
-from headrace_places import REPORTS, RETRIES, SILVER, STREAMS, folder, must_be_complete, sound
+from headrace_places import REPORTS, RETRIES, STREAMS, WAREHOUSES, folder, sound
+
+from headrace.airflow import must_be_complete
 
 
 @dag(
@@ -22,7 +24,7 @@ from headrace_places import REPORTS, RETRIES, SILVER, STREAMS, folder, must_be_c
     dagrun_timeout=timedelta(hours=6),  # it ends before the market opens
     default_args=RETRIES,
     params={
-        "warehouses": Param([SILVER], type="array", description="Connections of the warehouses."),
+        "warehouses": Param(WAREHOUSES, type="array", description="Connections of the warehouses."),
         "source": Param("", type="string", description="Connection of the log; empty: it is not compared with one."),
         "since": Param(None, type=["null", "string"], description="A time with its zone; empty: all."),
     },
@@ -56,8 +58,7 @@ def nightly_audit():
             results.append(result)
             kept.append(f"{report}.html")
             print(f"{stream} in {warehouse}: {result.verdict}, {len(result.findings)} findings: {report}")
-        for result in results:
-            must_be_complete(result)
+        must_be_complete(*results)
         return kept
 
     examine.expand(stream=list(STREAMS))

@@ -9,7 +9,9 @@ from __future__ import annotations
 from datetime import timedelta
 
 from airflow.sdk import Param, dag, get_current_context, task
-from headrace_places import RETRIES, SILVER, STREAMS, must_be_complete, place, sound
+from headrace_places import RETRIES, SILVER, STREAMS, sound
+
+from headrace.airflow import must_be_complete, uri
 
 
 @dag(
@@ -33,7 +35,7 @@ def redrive_quarantine():
         from headrace import Redrive, Registry, Selection
         from headrace.contract import load_contract
 
-        warehouse = place(params["warehouse"], table=params["stream"])
+        warehouse = uri(params["warehouse"], table=params["stream"])
         loader = Registry.discover().loader(warehouse, load_contract(STREAMS[params["stream"]]))
         selection = Selection(stream=params["stream"], column=params["column"], reason=params["reason"])
         return Redrive(loader=loader, selection=selection)
