@@ -40,7 +40,7 @@ def bronze_to_silver():
         for warehouse in get_current_context()["params"]["warehouses"]:
             for stream, contract in STREAMS.items():
                 chain = Chain.open(store, stream)
-                loader = registry.loader(uri(warehouse, table=stream), load_contract(contract))
+                loader = registry.loader(uri(warehouse, {"table": stream}), load_contract(contract))
                 lines = [Line(chain.dataset.id, Partition(stream, n), loader.target) for n in chain.partitions()]
                 positions = loader.positions(lines)
                 loader.close()
@@ -63,7 +63,7 @@ def bronze_to_silver():
         get_current_context()["target_name"] = f"{stream} into {warehouse}"
         registry = Registry.discover()
         store = registry.store(uri(LAKE))
-        loader = registry.loader(uri(warehouse, table=stream), load_contract(STREAMS[stream]))
+        loader = registry.loader(uri(warehouse, {"table": stream}), load_contract(STREAMS[stream]))
         done = Load(chain=Chain.open(store, stream), loader=loader).run()
         store.close()
         return {name: n for name, n in attrs.asdict(done).items() if isinstance(n, int)}

@@ -86,7 +86,7 @@ def sound(stream: str, warehouse: str, *, deep: bool = False, since: str | None 
 
     return audit(
         uri(LAKE),
-        uri(warehouse, table=stream),
+        uri(warehouse, {"table": stream}),
         source=uri(source).replace("{stream}", stream) if source else "",
         stream=stream,
         contract=load_contract(STREAMS[stream]),

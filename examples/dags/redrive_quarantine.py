@@ -35,7 +35,7 @@ def redrive_quarantine():
         from headrace import Redrive, Registry, Selection
         from headrace.contract import load_contract
 
-        warehouse = uri(params["warehouse"], table=params["stream"])
+        warehouse = uri(params["warehouse"], {"table": params["stream"]})
         loader = Registry.discover().loader(warehouse, load_contract(STREAMS[params["stream"]]))
         selection = Selection(stream=params["stream"], column=params["column"], reason=params["reason"])
         return Redrive(loader=loader, selection=selection)

@@ -21,7 +21,7 @@ __all__ = ["must_be_complete", "retry_policy", "uri"]
 _OF_SNOWFLAKE = ("warehouse", "role", "authenticator", "private_key_file", "host", "port", "protocol")
 
 
-def uri(connection_id: str, **settings: str) -> str:
+def uri(connection_id: str, settings: Mapping[str, str] | None = None) -> str:
     """
     Write a connection as the URI of a source, a lake or a warehouse.
 
@@ -32,7 +32,7 @@ def uri(connection_id: str, **settings: str) -> str:
     Args:
         connection_id: Of the connection, which is asked for now: call this inside a task, not where a DAG is made.
 
-        settings: More of the URI's settings, for example ``table="trades"``; they win over the connection's `settings`.
+        settings: More of the URI's settings, for example ``{"table": "trades"}``; they win over the connection's own.
 
     Returns:
         The URI, with its secrets: hand it to headrace, and neither print nor return it.
@@ -60,7 +60,7 @@ def uri(connection_id: str, **settings: str) -> str:
             ' expected {"uri": "s3://…"} in the extra, or the type snowflake with account and database there and its schema'
         )
     userinfo = quote(user, safe="") + (f":{quote(password, safe='')}" if password else "")
-    query = urlencode({**known, **settings})
+    query = urlencode({**known, **(settings or {})})
     joint = "" if not query else "&" if "?" in rest else "?"
     return f"{scheme}://{userinfo}{'@' if userinfo else ''}{rest}{joint}{query}"
 

@@ -35,7 +35,7 @@ def connection(monkeypatch):
 def test_uri(connection):
     """Login and password are put into the URI, encoded; settings are joined, and those of the call win."""
     extra = {"uri": "s3://bucket/lake?region=us-east-1", "settings": {"table": "t", "sasl.password": "a&b=c"}}
-    found = URI.parse(uri(connection(login="KEY", password="S/@?#%:", extra=extra), table="trades"))
+    found = URI.parse(uri(connection(login="KEY", password="S/@?#%:", extra=extra), {"table": "trades"}))
     assert ("s3", "bucket", "/lake", "KEY", "S/@?#%:") == (*attrs.astuple(found)[:3], found.user, found.password)
     assert found.settings == {"region": "us-east-1", "table": "trades", "sasl.password": "a&b=c"}
     assert uri(connection(extra={"uri": "file:///lake"})) == "file:///lake"
@@ -50,7 +50,7 @@ def test_password_alone(connection):
 
 def test_snowflake(connection):
     """A connection as Airflow's own provider writes it makes the loader; nothing secret of it is shown."""
-    made = uri(connection(**SNOWFLAKE), table="trades")
+    made = uri(connection(**SNOWFLAKE), {"table": "trades"})
     loader = Registry.discover().loader(made, Trade)
     account = loader.account
     assert ("org-name", "LOADER@here", SNOWFLAKE["password"]) == (account.account, account.user, account.password)
@@ -61,7 +61,7 @@ def test_snowflake(connection):
 def test_snowflake_key(connection):
     """Beside a key's file the password is the key's."""
     with_key = {**SNOWFLAKE, "extra": {**SNOWFLAKE["extra"], "private_key_file": "/keys/loader.p8"}}
-    found = URI.parse(uri(connection(**with_key), table="trades"))
+    found = URI.parse(uri(connection(**with_key), {"table": "trades"}))
     assert ("", SNOWFLAKE["password"]) == (found.password, found.settings["private_key_passphrase"])
     assert SECRET not in str(found)
 
