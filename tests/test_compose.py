@@ -1,8 +1,9 @@
-"""`docker-compose.yml`: the servers of the tests in containers, for this machine alone. Nothing is started here."""
+"""`docker-compose.yml`: servers and a pipeline in containers, for this machine alone. Nothing is started here."""
 
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +14,62 @@ from headrace.testing.servers import kafka, minio, versity
 yaml = pytest.importorskip("yaml", reason="`nox -s compose` brings what reads the file")
 
 ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 TEXT = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
 COMPOSE: dict[str, Any] = yaml.safe_load(TEXT)
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-ONCE = {name for name, service in SERVICES.items() if service.get("restart") == "no"}
+ONCE = {"topics", "bucket", "versity-bucket"}
+SERVERS = {"kafka", "minio", "versity"}
+OURS = {"feed", "bronze", "silver", "audit"}
 EXAMPLE = (ROOT / ".env.example").read_text(encoding="utf-8")
 
 
 def test_what_there_is():
-    """Three servers, and two that make what must be there and end."""
-    assert {"kafka", "minio", "versity", "topics", "buckets"} == set(SERVICES)
-    assert {"topics", "buckets"} == ONCE
+    """Servers, what makes what must be there and ends, the pipeline, Airflow; by which profile each is started."""
+    assert {*SERVERS, *ONCE, *OURS, "airflow"} == set(SERVICES)
+    by_profile = {
+        profile: {name for name, service in SERVICES.items() if {profile} & set(service.get("profiles", ["always"]))}
+        for profile in ("always", "small", "full", "test", "audit")
+    }
+    assert by_profile == {
+        "always": {"kafka", "minio", "topics", "bucket"},
+        "small": {"feed", "bronze", "silver"},
+        "full": {"feed", "bronze", "airflow"},
+        "test": {"versity", "versity-bucket"},
+        "audit": {"audit"},
+    }
 
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_images_are_pinned(name: str):
-    """By a tag that says a version, never by one that moves."""
+    """By a tag that says a version, never by one that moves; those that are built here have the project's own."""
     image, _, tag = SERVICES[name]["image"].partition(":")
     assert image
     assert re.fullmatch(r"v?\d+\.\d+\.\d+|RELEASE\.\d{4}-\d\d-\d\dT[\d-]+Z", tag)
+    assert ("build" in SERVICES[name]) == image.startswith("headrace")
+    if "build" in SERVICES[name]:
+        assert PROJECT["version"] == tag
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_nothing_has_a_right_that_it_does_not_need(name: str):
+    """No capability, no new privileges, bounds of memory and processes; what is ours writes to volumes and memory alone."""
+    service = SERVICES[name]
+    assert ["ALL"] == service["cap_drop"]
+    assert ["no-new-privileges:true"] == service["security_opt"]
+    assert service["mem_limit"]
+    assert service["pids_limit"]
+    if "build" in service:
+        assert service["read_only"] is True
+        assert service["init"] is True
+        assert service["tmpfs"]
+        assert service["cpus"]
+
+
+@pytest.mark.parametrize("name", sorted(OURS))
+def test_our_services_have_the_time_to_stop_well(name: str):
+    """Half a minute is what a run may take to commit and leave; Compose gives ten seconds unless told."""
+    assert "45s" == SERVICES[name]["stop_grace_period"]
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -43,7 +81,7 @@ def test_nothing_is_published_beyond_the_loopback(name: str):
     assert not SERVICES[name].get("privileged")
 
 
-def test_passwords_come_from_outside():
+def test_secrets_come_from_outside():
     """No secret stands in the file, nor a default for one; without it the message says where to put it."""
     secret = [
         (key, value)
@@ -51,21 +89,39 @@ def test_passwords_come_from_outside():
         for key, value in service.get("environment", {}).items()
         if re.search(r"KEY|SECRET|PASSWORD|USER", key)
     ]
-    assert len(secret) == 6
+    assert len(secret) == 17
     for key, value in secret:
-        assert re.fullmatch(r"\$\{S3_(ACCESS|SECRET)_KEY:\?[^}]*\.env[^}]*\}", value), key
+        assert re.fullmatch(r"\$\{\w+(_KEY|_SECRET|_KEY_ID):(-|\?[^}]*\.env[^}]*)\}", value), key
+    for said in re.findall(r"\$\{(?:S3_\w+_KEY|AIRFLOW_SECRET)([^}]*)\}", TEXT):
+        assert said == ":?put it into .env, as .env.example shows"
     assert re.search(r"^S3_SECRET_KEY=$", EXAMPLE, re.MULTILINE)
+    assert re.search(r"^AIRFLOW_SECRET=$", EXAMPLE, re.MULTILINE)
     assert "/.env" in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+    assert "!.env" not in (ROOT / ".dockerignore").read_text(encoding="utf-8")
+    assert "*" in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
 
 
-def test_every_variable_is_in_the_example():
-    """With the default that it has."""
-    for name, default in set(re.findall(r"\$\{([A-Z0-9_]+)(?::-([^}]*))?", TEXT)):
-        line = f"# {name}={default}" if default else f"{name}="
+def test_the_example_has_every_variable():
+    """With the default that it has and a comment that explains it, and none that nothing uses."""
+    used = set(re.findall(r"(?<!\$)\$\{([A-Z0-9_]+)(?::-([^}]*))?", TEXT))
+    assert len(used) == len({name for name, _ in used}), "one variable has two defaults"
+    for name, default in used:
+        line = f"# {name}={default}" if f"${{{name}:-" in TEXT else f"{name}="
         assert any(said.startswith(line) for said in EXAMPLE.splitlines()), name
+    named = set(re.findall(r"(?m)^(?:# )?([A-Z0-9_]+)=", EXAMPLE))
+    assert {name for name, _ in used} | {"COMPOSE_PROFILES"} == named
+    for paragraph in re.split(r"\n\n+", EXAMPLE.strip()):
+        assert paragraph.startswith("# "), f"nothing explains {paragraph}"
 
 
-@pytest.mark.parametrize("name", sorted(set(SERVICES) - ONCE))
+def test_topics_are_named_once():
+    """Those that are made are those that go to the lake, and the table's stream is one of them."""
+    defaults = dict(re.findall(r"\$\{([A-Z_]+):-([^}]*)\}", TEXT))
+    assert f"kafka:19092/{SERVICES['topics']['environment']['TOPICS']}?" in SERVICES["bronze"]["command"][1]
+    assert defaults["SILVER_STREAM"] in defaults["KAFKA_TOPICS"].split(",")
+
+
+@pytest.mark.parametrize("name", sorted({*SERVERS, "airflow"}))
 def test_servers_say_when_they_are_ready(name: str):
     """A check with bounds, a volume for what is stored, and a start after a reboot."""
     check = SERVICES[name]["healthcheck"]
@@ -80,6 +136,7 @@ def test_what_is_made_waits_for_its_servers(name: str):
     """And may be made again."""
     assert {"service_healthy"} == {on["condition"] for on in SERVICES[name]["depends_on"].values()}
     assert re.search(r"--if-not-exists|--ignore-existing", SERVICES[name]["command"][0])
+    assert "no" == SERVICES[name]["restart"]
 
 
 # ---- the same as the native servers, which is what is tested ------------------------------------------------------

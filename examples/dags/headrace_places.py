@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -16,8 +18,11 @@ if TYPE_CHECKING:
 
     import duckdb
 
-STREAMS = {"trades": "headrace.demo.contracts:Trade", "bars": "headrace.demo.contracts:Bar"}
-"""Streams of the lake, each with its contract; a table has the name of its stream."""
+STREAMS: dict[str, str] = json.loads(os.environ.get("HEADRACE_STREAMS", "null")) or {
+    "trades": "headrace.demo.contracts:Trade",
+    "bars": "headrace.demo.contracts:Bar",
+}
+"""Streams of the lake, each with its contract; a table has the name of its stream. HEADRACE_STREAMS has others, as JSON."""
 
 LAKE, SOURCE, SILVER = "headrace_lake", "headrace_source", "headrace_silver"
 REPORTS, BARS = "headrace_reports", "headrace_bars"

@@ -20,7 +20,7 @@ from headrace.airflow import must_be_complete, uri
     dagrun_timeout=timedelta(hours=4),
     default_args=RETRIES,
     params={
-        "stream": Param("trades", enum=list(STREAMS)),
+        "stream": Param(next(iter(STREAMS)), enum=list(STREAMS)),
         "warehouse": Param(SILVER, type="string", description="Connection of the warehouse."),
         "column": Param(None, type=["null", "string"], description="Only what was refused for this column."),
         "reason": Param(None, type=["null", "string"], description="Only what was refused for this reason."),
