@@ -18,6 +18,7 @@ CLIENTS = {
     "hypothesis",
     "isal",
     "obstore",
+    "prometheus_client",
     "pyarrow",
     "pytest",
     "rich",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from headrace.errors import ConfigError
 from headrace.finding import Finding
+from headrace.metric import Metric
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -96,6 +97,10 @@ class Source(ABC):
         For gauges only; called from the thread that polls, about once a second.
         """
         return {}
+
+    def metrics(self) -> Iterable[Metric]:
+        """Return numbers that only this kind of source knows, without asking anybody. May be called from any thread."""
+        return ()
 
     def finish(self) -> Sequence[Event]:
         """

@@ -19,6 +19,7 @@ from headrace.cli.lake import open_chain
 from headrace.cli.output import Output
 from headrace.cli.progress import LoadStatus
 from headrace.cli.signals import stopping
+from headrace.cli.watching import LOAD_STALL_S, Serve, StallAfter, watching
 from headrace.errors import HeadraceError
 from headrace.load import Load
 from headrace.loader import MAX_REJECTED, Line, Loader, LoadResult
@@ -75,6 +76,8 @@ def load(
         ),
     ] = False,
     retry_for: options.RetryFor = 600.0,
+    serve: Serve = "",
+    stall_after: StallAfter = LOAD_STALL_S,
     json: options.AsJson = False,
     log_level: options.LogLevel = "",
     log_format: options.LogFormat = "",
@@ -116,8 +119,11 @@ def load(
     )
     if plan:
         return _plan(output, run)
+    watch = watching(serve, stall_after, output, "load")
+    watch.load(run)
     try:
         with (
+            watch,
             LoadStatus(segments=_to_do(chain, loader, follow=follow or bool(until))) as progress,
             stopping(run.stop) as stop,
         ):

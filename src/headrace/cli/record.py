@@ -13,6 +13,7 @@ from headrace.cli.exits import code_of_stop
 from headrace.cli.options import AsJson, LogFormat, LogLevel, begin, some_seconds
 from headrace.cli.output import Output
 from headrace.cli.signals import stopping
+from headrace.cli.watching import STREAM_STALL_S, Serve, StallAfter, watching
 from headrace.logs import redacted
 from headrace.recording import Recording
 from headrace.registry import Registry
@@ -38,6 +39,8 @@ def record(
         int | None,
         typer.Option(min=1, metavar="N", show_default="no limit", help="End after about so many messages."),
     ] = None,
+    serve: Serve = "",
+    stall_after: StallAfter = STREAM_STALL_S,
     json: AsJson = False,
     log_level: LogLevel = "",
     log_format: LogFormat = "",
@@ -58,8 +61,10 @@ def record(
     uri = URI.parse(feed)
     output.keep({"source": redacted(str(uri))})
     recording = Recording(source=registry.source(uri), path=file, for_s=for_time, records=records)
+    watch = watching(serve, stall_after, output, "record")
+    watch.recording(recording)
     try:
-        with stopping(recording.stop) as stop:
+        with watch, stopping(recording.stop) as stop:
             recording.run()
     finally:
         _report(output, recording)

@@ -16,6 +16,7 @@ from headrace.cli.options import AsJson, LogFormat, LogLevel, RetryFor, begin, s
 from headrace.cli.output import Output, message_of, places_of
 from headrace.cli.progress import StreamProgress
 from headrace.cli.signals import stopping
+from headrace.cli.watching import STREAM_STALL_S, Serve, StallAfter, watching
 from headrace.errors import ConfigError, HeadraceError
 from headrace.flush import FlushPolicy, Progress
 from headrace.logs import redacted
@@ -85,6 +86,8 @@ def stream(
     ] = OnGap.STOP,
     retry_for: RetryFor = 600.0,
     puts_in_flight: Annotated[int, typer.Option(min=1, metavar="N", help="Commits sent at once, one a partition.")] = 8,
+    serve: Serve = "",
+    stall_after: StallAfter = STREAM_STALL_S,
     json: AsJson = False,
     log_level: LogLevel = "",
     log_format: LogFormat = "",
@@ -116,9 +119,10 @@ def stream(
     reading, writing = _source(registry, reader, memory), registry.sink(writer)
     if flush_age is None:
         flush_age = 60.0 if reading.rereadable else writing.live_age_s
+    watch = watching(serve, stall_after, output, "stream")
     pipeline = Pipeline(
-        source=reading,
-        sink=writing,
+        source=watch.source(reading),
+        sink=watch.sink(writing),
         flush=FlushPolicy(bytes=flush_bytes, records=flush_records, age_s=flush_age),
         memory_bytes=memory,
         until_end=until_end,
@@ -126,8 +130,9 @@ def stream(
         retry_for_s=retry_for,
         puts_in_flight=puts_in_flight,
     )
+    watch.pipeline(pipeline)
     try:
-        with StreamProgress(bounded=until_end) as progress, stopping(pipeline.stop) as stop:
+        with watch, StreamProgress(bounded=until_end) as progress, stopping(pipeline.stop) as stop:
             pipeline.observe = progress
             pipeline.run()
     except HeadraceError:

@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 
 from headrace.finding import Finding
+from headrace.metric import Metric
 from headrace.plugins.market.backlog import Backlog, Chunk
 from headrace.plugins.market.backoff import Backoff
 from headrace.plugins.market.connection import Patience
@@ -177,6 +178,9 @@ class FeedSource(Source):
             while partition == self._kinds[GAPS] and self._gaps and self._gaps[0][0] <= hint.offset:
                 self._gaps.popleft()
 
+    def metrics(self) -> Iterable[Metric]:
+        return [*self._supervisor.metrics(), *self._backlog_metrics()]
+
     def check(self) -> Iterable[Finding]:
         """Say whether the credentials are there. Nothing is connected: exchanges count connections."""
         for name, there in self.feed.credentials():
@@ -193,6 +197,12 @@ class FeedSource(Source):
         self._close()
 
     # ---- the rest -----------------------------------------------------------------------------------------
+
+    def _backlog_metrics(self) -> Iterable[Metric]:
+        feed = {"feed": self.feed.name}
+        held, limit = self._backlog.held_bytes, self.queue_bytes
+        yield Metric("headrace_feed_backlog_bytes", "Received, and not taken yet.", held, feed)
+        yield Metric("headrace_feed_backlog_limit_bytes", "When so much is held nothing is received.", limit, feed)
 
     def _begin(self, owner: Owner) -> None:
         self.feed.url()  # a credential that is missing is told before anything begins

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import attrs
 from websockets.exceptions import WebSocketException
@@ -13,6 +13,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from headrace.errors import ConfigError
 from headrace.logs import event as log_event
+from headrace.metric import Metric
 from headrace.plugins.market.backlog import Backlog, Chunk
 from headrace.plugins.market.backoff import Backoff
 from headrace.plugins.market.connection import SILENT, TICK_S, Connection, Patience, reason, received
@@ -67,6 +68,9 @@ class Supervisor:
     _heard_ns: int | None = attrs.field(default=None, init=False)  # nothing that was sent before is missing
     _ever: bool = attrs.field(default=False, init=False)  # a connection was there before
     _id: bytes = attrs.field(default=b"", init=False)
+    _gap_from_ns: int | None = attrs.field(default=None, init=False)  # since when no connection is complete
+    _gap_ns: int = attrs.field(default=0, init=False)  # how long there was none, up to then
+    _gap_records: int = attrs.field(default=0, init=False)
 
     def run(self) -> None:
         """Receive until `stop`, or until the exchange refuses us: then `error` says why."""
@@ -92,6 +96,20 @@ class Supervisor:
         with self._lock:
             self.gaps.between(cause, from_ns, self.now_ns())
             self._put_gaps()
+
+    def metrics(self) -> Iterator[Metric]:
+        """Yield what is known of the feed's connections and gaps, for `Source.metrics`."""
+        with self._lock:
+            since_ns, gap_ns = self._gap_from_ns, self._gap_ns
+        open_ns = 0 if since_ns is None else max(0, self.now_ns() - since_ns)
+        for name, text, value in (
+            ("connected", "1: subscribed, nothing is missing now.", float(since_ns is None and self._ever)),
+            ("connections_total", "Connections that were begun.", self.connections),
+            ("gap_seconds_total", "Time without a complete connection, that of now too.", (gap_ns + open_ns) / 1e9),
+            ("gap_records_total", "Records of the gaps that were written, revisions too.", self._gap_records),
+            ("heard_timestamp_seconds", "Nothing is missing that was sent before.", (self._heard_ns or 0) / 1e9),
+        ):
+            yield Metric(f"headrace_feed_{name}", text, value, {"feed": self.feed.name})
 
     # ---- one connection -----------------------------------------------------------------------------------
 
@@ -153,6 +171,9 @@ class Supervisor:
             if heard.subscribed and state.subscribed_s is None:
                 state.subscribed_s = state.heard_s
                 self.gaps.end(heard_ns)
+                if self._gap_from_ns is not None:
+                    self._gap_ns += max(0, heard_ns - self._gap_from_ns)
+                    self._gap_from_ns = None
                 log_event(_log, logging.INFO, "subscribed", feed=self.feed.name, connection=state.id.decode())
             for m in heard.messages:
                 if m.numbers is not None:
@@ -193,6 +214,8 @@ class Supervisor:
     def _begin_gap(self, cause: str) -> None:
         with self._lock:
             self.gaps.begin(cause, self._heard_ns)
+            if self._gap_from_ns is None:
+                self._gap_from_ns = self._heard_ns or self.now_ns()
             self._put_gaps()
 
     def _put_gaps(self) -> None:
@@ -200,6 +223,7 @@ class Supervisor:
         headers = (("headrace.received_ns", b"%d" % now_ns), ("headrace.connection", self._id))
         while self.gaps.out:
             symbol, value = self.gaps.out.pop(0)
+            self._gap_records += 1
             key = symbol.encode()
             nbytes = len(key) + len(value) + sum(len(name) + len(said) for name, said in headers)
             self.backlog.put([Chunk(GAPS, now_ns, [key], [value], [headers], nbytes)])
