@@ -31,6 +31,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return healthy(tmp_path_factory.mktemp("audit"))
 
 
+def place(finding: AuditFinding) -> tuple[str, str, int | None, int, int]:
+    return finding.kind, finding.where, finding.partition, finding.start, finding.end
+
+
 def said(result: AuditResult) -> list[str]:
     return [str(finding) for finding in result.findings]
 
@@ -150,10 +154,14 @@ def test_a_redriven_table_is_complete(tmp_path: Path):
     Load(chain=Chain.open(world.store, "ticks"), loader=world.loader(Narrow, "ticks"), max_rejected=1.0).run()
     before = world.audit(Narrow, deep=True)
     world.loader(Tick2, "ticks").redrive(Selection())
-    after = world.audit(Tick2, deep=True)
+    after = world.audit(Tick2, deep=True, earlier=[Narrow])
 
     assert ([], []) == (said(before), said(after))
     assert (8, 0) == (sum(p.quarantined for p in before.partitions), sum(p.quarantined for p in after.partitions))
+    world.sql("UPDATE ticks SET price = price + 1 WHERE _offset = 3 AND _partition = 1")
+    assert [("changed", "rows", 1, 3, 4)] == [
+        place(f) for f in world.audit(Tick2, deep=True, earlier=[Narrow]).findings
+    ]
     world.sql("DELETE FROM ticks WHERE _offset = 2 AND _partition = 1")
     assert ["missing"] == [f.kind for f in world.audit(Tick2).findings]
 
@@ -370,13 +378,18 @@ def test_the_command(world: World, tmp_path: Path, capfd):
 
 
 def test_in_python(world: World):
-    """`headrace.audit` takes the same URIs and returns the same result."""
-    result = headrace.audit(
-        f"file://{world.folder}/lake", f"duckdb://{world.folder}/silver.duckdb?table=ticks", deep=True
-    )
-
+    """`headrace.audit` takes the same URIs and returns the same result; without the contract no deep one is complete."""
+    places = (f"file://{world.folder}/lake", f"duckdb://{world.folder}/silver.duckdb?table=ticks")
+    result = headrace.audit(*places, deep=True, contract=Tick)
     assert ("complete", "ticks") == (result.verdict, result.stream)
-    assert ["rows were looked for and not into: give the contract to compare them cell by cell"] == list(result.remarks)
+
+    result = headrace.audit(*places, deep=True)
+    assert ("unknown", 2) == (result.verdict, result.exit_code)
+    assert [("unknown", "rows", None, 0, 0)] == [place(f) for f in result.findings]
+    assert "loaded by version 1" in result.findings[0].evidence
+    assert "--contract" in result.findings[0].advice
+    with pytest.raises(ConfigError, match="contracts of different versions"):
+        headrace.audit(*places, deep=True, contract=[Tick, Narrow])
 
 
 def test_a_file_is_compared_record_by_record(tmp_path: Path, capfd):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import attrs
 
@@ -24,6 +24,7 @@ class Asked:
     source_name: str = ""
     loader_name: str = ""
     typed: bool = True
+    earlier: Sequence[type] = ()
     deep: bool = False
     since: int | str | None = None
     until: int | str | None = None

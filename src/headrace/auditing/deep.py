@@ -12,19 +12,22 @@ import attrs
 
 from headrace.auditing.asked import Asked
 from headrace.auditing.chains import Judged, Sound, View, noted_until
+from headrace.auditing.contracts import Contracts
 from headrace.auditing.keys import Newest
 from headrace.auditing.objects import listing, root_of
 from headrace.auditing.objects_deep import Reading
 from headrace.auditing.records_deep import Comparison, can_reread
 from headrace.auditing.result import AuditFinding, Hole
-from headrace.auditing.rows_deep import RowComparison
+from headrace.auditing.rows_deep import GIVE, RowComparison
 from headrace.auditing.tables import loads
-from headrace.contract import Contract
 from headrace.errors import HeadraceError
 from headrace.loader import Line as LedgerLine
 from headrace.records import Extent, Partition
 from headrace.retry import Retry
 from headrace.tally import LedgerRow, Stored, Tally
+
+ALL = -1
+"""The place of what is known of all partitions together."""
 
 _AHEAD = 2
 """So many objects of a partition are on their way while one is looked at."""
@@ -71,6 +74,8 @@ class Examination:
 
         wanted: Which offsets are meant.
 
+        contracts: Of the target's rows; None: none is known.
+
         newest: Takes the rows of a table with a key; None: there is none.
 
         alone: Held while the loader is asked.
@@ -83,6 +88,7 @@ class Examination:
     extent: Extent | None
     tally: Tally | None
     wanted: tuple[int, int | None]
+    contracts: Contracts | None
     newest: Newest | None
     alone: threading.Lock
     remarks: list[str] = attrs.field(factory=list, init=False)
@@ -154,7 +160,7 @@ class Examination:
         if rows is None or load is None or load.digest != said.digest:
             rows = load = None
         else:
-            self._remark(load, rows.contract)
+            self._remark(load)
             rows.begin(load)
         position = said.start
         for line in reading.lines():
@@ -170,6 +176,8 @@ class Examination:
             comparison.skip(said.end)
         if rows is not None and load is not None:
             rows.end(load, whole=reading.is_whole)
+            if self.newest is not None and reading.is_whole:
+                self.newest.cover(self.partition, load.start, load.end)
 
     def _confirmed(self, reading: Reading) -> list[AuditFinding]:
         """An object that is gone may have been expired meanwhile: oldest first, and never the newest."""
@@ -203,13 +211,11 @@ class Examination:
         with self.alone:
             return Retry(for_s=self.audit.retry_for_s)(call)
 
-    def _remark(self, load: LedgerRow, contract: Contract | None) -> None:
-        if contract is None:
-            self.remarks.append("rows were looked for and not into: give the contract to compare them cell by cell")
-        elif contract.version != load.version:
-            self.remarks.append(
-                f"rows by version {load.version} of the contract were not looked into: {contract.version} was given"
-            )
+    def _remark(self, load: LedgerRow) -> None:
+        known = self.contracts is not None and load.version in self.contracts.by_version
+        if self.contracts is not None and known and (dropped := self.contracts.dropped(load.version)):
+            names = f"{', '.join(dropped)} of version {load.version}"
+            self.remarks.append(f"{names} of the contract: the newest has no such column, so nobody looked into it")
 
     def _rows(self) -> RowComparison | None:
         loader, tally = self.audit.loader, self.tally
@@ -217,9 +223,10 @@ class Examination:
             return None
         return RowComparison(
             loader=loader,
-            contract=Contract.of(loader.contract) if self.audit.typed else None,
+            contracts=self.contracts,
             line=LedgerLine(tally.ledger[0].dataset_id, self.partition, tally.target),
             keyed=tally.keyed,
+            redrives=[r for r in tally.ledger if r.partition == self.partition and r.kind == "redrive"],
             asked=self._stored,
             accepted=None if self.newest is None else self.newest.taking(self.partition),
         )
@@ -232,10 +239,11 @@ def examine_all(
     extents: Mapping[Partition, Extent],
     tally: Tally | None,
     wanted: Mapping[int, tuple[int, int | None]],
+    contracts: Contracts | None,
     pool: ThreadPoolExecutor | None,
 ) -> dict[int, Deep]:
     """Look at all partitions, a few at once; errors of what does not answer are raised, those of what cannot be asked told."""
-    newest, why = Newest.of(audit, tally, whole=all(w == (0, None) for w in wanted.values()))
+    newest, why = Newest.of(audit, tally, contracts, wanted)
     alone = threading.Lock()
     examinations = {
         number: Examination(
@@ -246,6 +254,7 @@ def examine_all(
             extent=extents.get(Partition(audit.stream, number)),
             tally=tally,
             wanted=wanted[number],
+            contracts=contracts,
             newest=newest,
             alone=alone,
         )
@@ -257,10 +266,25 @@ def examine_all(
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="headrace-audit-deep") as workers:
             every = workers.map(lambda e: _examined(e, pool), examinations.values())
             found = dict(zip(examinations, every, strict=True))
-    if why or newest is not None:
-        findings, remarks = ([], [why]) if newest is None else newest.findings()
-        found[-1] = Deep(findings, remarks, None, {})
+    of_all = list(_untold(tally, contracts))
+    if newest is not None:
+        findings, remarks = newest.findings()
+        found[ALL] = Deep([*of_all, *findings], remarks, None, {})
+    elif of_all or why:
+        of_all += [AuditFinding("unknown", "rows", None, 0, 0, why, GIVE)] if why else []
+        found[ALL] = Deep(of_all, [], None, {})
     return found
+
+
+def _untold(tally: Tally | None, contracts: Contracts | None) -> Iterator[AuditFinding]:
+    """A table that could not be looked into is not complete, however right its counts are."""
+    loads = [] if tally is None else [row for row in tally.ledger if row.kind == "load"]
+    if loads and contracts is None:
+        versions = " and ".join(map(str, sorted({row.version for row in loads})))
+        evidence = (
+            f"rows were looked for and not into: the contract was not given; they were loaded by version {versions}"
+        )
+        yield AuditFinding("unknown", "rows", None, 0, 0, evidence, GIVE)
 
 
 def _examined(examination: Examination, pool: ThreadPoolExecutor | None) -> Deep:

@@ -9,6 +9,7 @@ import attrs
 
 from headrace.auditing.asked import Asked
 from headrace.auditing.chains import Judged, View
+from headrace.auditing.contracts import Contracts
 from headrace.auditing.deep import Deep
 from headrace.auditing.objects import Pin, root_of
 from headrace.auditing.result import AuditFinding, Kind, Where
@@ -31,6 +32,8 @@ class Facts:
 
         scope: Which part is meant.
 
+        contracts: Of the target's rows; None: none is known.
+
         pin: Of the dataset.
 
         tally: Of the target.
@@ -52,6 +55,7 @@ class Facts:
 
     audit: Asked
     scope: Scope
+    contracts: Contracts | None = None
     pin: Pin | None = attrs.field(default=None, init=False)
     tally: Tally | None = attrs.field(default=None, init=False)
     views: dict[int, View] = attrs.field(factory=dict, init=False)

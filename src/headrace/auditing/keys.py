@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import bisect
 import json
 import sqlite3
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import attrs
 
 from headrace.auditing.asked import Asked
+from headrace.auditing.contracts import Cell, Contracts, same
 from headrace.auditing.lines import Line
 from headrace.auditing.result import AuditFinding
 from headrace.auditing.rows_deep import AT_ONCE
@@ -22,7 +24,7 @@ from headrace.loader import Line as LedgerLine
 from headrace.loader import Loader
 from headrace.records import Partition
 from headrace.retry import Retry
-from headrace.tally import StoredRow, Tally
+from headrace.tally import LedgerRow, StoredRow, Tally
 
 _ATTEMPTS = 3
 _BIAS = 10**40
@@ -42,12 +44,16 @@ class Newest:
         contract: Says what a key is, and what is newer.
 
         tally: As it was when the audit began: what was loaded by then is what is looked at.
+
+        whole: All that was loaded is meant. Of a part, rows that other records made are looked at where the part has their key.
     """
 
     audit: Asked
     loader: Loader
     contract: Contract
     tally: Tally
+    whole: bool
+    _covered: dict[Partition, list[tuple[int, int]]] = attrs.field(factory=dict, init=False)
     _folder: tempfile.TemporaryDirectory[str] = attrs.field(init=False, repr=False)
     _file: sqlite3.Connection = attrs.field(init=False, repr=False)
     _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False, repr=False)
@@ -64,24 +70,48 @@ class Newest:
         )
 
     @classmethod
-    def of(cls, audit: Asked, tally: Tally | None, *, whole: bool) -> tuple[Newest | None, str]:
-        """Make one where there is a key; or say why the newest records are not looked for."""
-        if audit.loader is None or tally is None or not tally.keyed:
+    def of(
+        cls,
+        audit: Asked,
+        tally: Tally | None,
+        contracts: Contracts | None,
+        wanted: Mapping[int, tuple[int, int | None]],
+    ) -> tuple[Newest | None, str]:
+        """Make one where there is a key; or say why the newest records could not be looked for, if nothing else says so."""
+        if audit.loader is None or tally is None or not tally.keyed or contracts is None:
             return None, ""
-        told = "which record of each key is the newest was not looked at: "
-        if not audit.typed:
-            return None, f"{told}give the contract"
-        if not whole:
-            return None, f"{told}only a part of the stream was asked for"
-        contract = Contract.of(audit.loader.contract)
-        if any(row.kind == "load" and row.version != contract.version for row in tally.ledger):
-            return None, f"{told}some was loaded by another version of the contract"
-        return cls(audit=audit, loader=audit.loader, contract=contract, tally=tally), ""
+        meant = [row for row in tally.ledger if row.kind == "load" and _is_meant(row, wanted)]
+        told = "which record of each key is the newest could not be told: "
+        unknown = sorted({row.version for row in meant} - set(contracts.by_version))
+        if unknown:
+            return None, f"{told}version {' and '.join(map(str, unknown))} of the contract was not given"
+        newest = contracts.newest
+        for then in {
+            contracts.by_version[row.version].version: contracts.by_version[row.version] for row in meant
+        }.values():
+            names = {column.name for column in then.columns}
+            if then.key != newest.key or then.order != newest.order or not names.issuperset(newest.key + newest.order):
+                return None, f"{told}version {then.version} of the contract has another key or another order"
+        whole = all(w == (0, None) for w in wanted.values())
+        return cls(audit=audit, loader=audit.loader, contract=newest, tally=tally, whole=whole), ""
 
-    def taking(self, partition: Partition) -> Callable[[Line, Sequence[str | None]], None]:
+    def cover(self, partition: Partition, start: int, end: int) -> None:
+        """All records of this range were taken, or are in quarantine; ranges of a partition come ascending."""
+        with self._lock:
+            ranges = self._covered.setdefault(partition, [])
+            if ranges and ranges[-1][1] == start:
+                start = ranges.pop()[0]
+            ranges.append((start, end))
+
+    def _is_covered(self, partition: Partition, offset: int) -> bool:
+        ranges = self._covered.get(partition, [])
+        at = bisect.bisect_right(ranges, offset, key=lambda each: each[0]) - 1
+        return at >= 0 and offset < ranges[at][1]
+
+    def taking(self, partition: Partition) -> Callable[[Line, Sequence[Cell]], None]:
         """Return what takes the accepted records of a partition, with their cells."""
 
-        def take(line: Line, cells: Sequence[str | None]) -> None:
+        def take(line: Line, cells: Sequence[Cell]) -> None:
             offset = line.record.offset
             with self._lock:
                 self._file.execute(
@@ -111,9 +141,7 @@ class Newest:
                 found, missing = self._scan(before)
                 if self._tallied() == before:
                     return self._told(before, found, missing)
-            return [], [
-                "the table was loaded all the time: which record of each key is the newest could not be looked at"
-            ]
+            return [self._untold("the table was loaded all the time")], []
         finally:
             self._file.close()
             self._folder.cleanup()
@@ -130,19 +158,28 @@ class Newest:
         self, now: Tally, found: list[AuditFinding], missing: list[AuditFinding]
     ) -> tuple[list[AuditFinding], list[str]]:
         if [r for r in now.ledger if r.kind == "redrive"] != [r for r in self.tally.ledger if r.kind == "redrive"]:
-            return [], ["quarantine was redriven meanwhile: which record of each key is the newest was not looked at"]
+            return [self._untold("quarantine was redriven meanwhile")], []
+        remarks = []
+        if not self.whole:
+            remarks.append(
+                "of the table with a key, rows of records outside the part where no record of the part has their key"
+            )
         if now.rows > sum(now.of.values()):
-            remark = "the table has rows of other streams: a key that is not there was not told from one that is theirs"
-            return found, [remark] if missing else []
-        return found + missing, []
+            if missing:
+                remarks.append("the table has rows of other streams: a key that is not there may be one of theirs")
+            return found, remarks
+        return found + missing, remarks
+
+    def _untold(self, why: str) -> AuditFinding:
+        evidence = f"{why}: which record of each key is the newest could not be told"
+        return AuditFinding("unknown", "rows", None, 0, 0, evidence, "ask again when nothing is loaded")
 
     def _scan(self, now: Tally) -> tuple[list[AuditFinding], list[AuditFinding]]:
         found: list[AuditFinding] = []
         self._file.execute("UPDATE wanted SET seen = 0")
         for partition in sorted({row.partition for row in now.ledger}):
-            position = self.tally.position(partition) or 0
             for each in self._rows(partition, now):
-                found += self._row(partition, each, covered=each.offset < position)
+                found += self._row(partition, each, covered=self._is_covered(partition, each.offset))
         missing = [
             AuditFinding(
                 "missing",
@@ -178,7 +215,7 @@ class Newest:
             return
         rank, number, offset, cells = wanted
         if place == (number, offset):
-            if json.loads(cells) != list(each.cells):
+            if not same(json.loads(cells), each.cells):
                 yield self._found(partition, each, "it is not what the contract makes of the line")
         elif covered or self._rank(each.cells, partition, each.offset) < rank:
             yield self._found(partition, each, f"the newest record of its key is {number}:{offset}")
@@ -186,14 +223,14 @@ class Newest:
     def _found(self, partition: Partition, each: StoredRow, evidence: str) -> AuditFinding:
         return AuditFinding("changed", "rows", partition.number, each.offset, each.offset + 1, evidence, RELOAD)
 
-    def _key(self, cells: Sequence[str | None]) -> bytes:
+    def _key(self, cells: Sequence[Cell]) -> bytes:
         names = [column.name for column in self.contract.columns]
         return json.dumps([cells[names.index(name)] for name in self.contract.key]).encode()
 
-    def _rank(self, cells: Sequence[str | None], partition: Partition, offset: int) -> bytes:
+    def _rank(self, cells: Sequence[Cell], partition: Partition, offset: int) -> bytes:
         """Bytes that sort as the contract's order does: its columns, stream, partition, offset, dataset."""
         by_name = {column.name: (column, cell) for column, cell in zip(self.contract.columns, cells, strict=False)}
-        parts = [_sortable(by_name[name][0].kind, by_name[name][1] or "") for name in self.contract.order]
+        parts = [_sortable(by_name[name][0].kind, str(by_name[name][1] or "")) for name in self.contract.order]
         place = [
             partition.stream.encode() + b"\0\0",
             b"%010d" % partition.number,
@@ -201,6 +238,11 @@ class Newest:
             self._dataset.encode(),
         ]
         return b"".join([*parts, *place])
+
+
+def _is_meant(row: LedgerRow, wanted: Mapping[int, tuple[int, int | None]]) -> bool:
+    start, end = wanted.get(row.partition.number, (0, 0))
+    return row.end > start and (end is None or row.start < end)
 
 
 def _sortable(kind: str, cell: str) -> bytes:

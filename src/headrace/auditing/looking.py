@@ -141,7 +141,14 @@ class Look:
     def _read(self) -> None:
         facts = self.facts
         facts.deep = examine_all(
-            facts.audit, facts.judged, facts.views, facts.extents or {}, facts.tally, facts.wanted, self.pool
+            facts.audit,
+            facts.judged,
+            facts.views,
+            facts.extents or {},
+            facts.tally,
+            facts.wanted,
+            facts.contracts,
+            self.pool,
         )
         for deep in facts.deep.values():
             facts.findings += deep.findings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 
 import attrs
@@ -9,6 +10,7 @@ import attrs
 from headrace.auditing.result import AuditFinding, AuditResult
 from headrace.auditing.run import Audit
 from headrace.chain import streams
+from headrace.contract import Contract
 from headrace.errors import ConfigError, TransientError
 from headrace.logs import redacted
 from headrace.registry import Registry
@@ -26,7 +28,7 @@ def made(
     source: str,
     stream: str,
     epoch: str,
-    contract: type | None,
+    contract: type | Sequence[type] | None,
     registry: Registry | None = None,
 ) -> Audit:
     """Make the audit of what URIs name; the stack closes what it is made of. ConfigError as for `headrace.audit`."""
@@ -42,9 +44,10 @@ def made(
         if len(there) != 1:
             raise ConfigError(f"{store.place} has {len(there)} streams ({', '.join(there) or 'none'}): name one")
         [stream] = there
+    kept = _newest_first(contract)
     loader = None
     if warehouse:
-        loader = registry.loader(warehouse, contract) if contract is not None else registry.ledger(warehouse)
+        loader = registry.loader(warehouse, kept[0]) if kept else registry.ledger(warehouse)
         stack.callback(loader.close)
     log = None
     if source:
@@ -62,8 +65,14 @@ def made(
         loader=loader,
         source_name=redacted(str(URI.parse(source))) if source else "",
         loader_name=redacted(str(URI.parse(warehouse))) if warehouse else "",
-        typed=contract is not None,
+        typed=bool(kept),
+        earlier=kept[1:],
     )
+
+
+def _newest_first(given: type | Sequence[type] | None) -> Sequence[type]:
+    each = [] if given is None else [given] if isinstance(given, type) else list(given)
+    return sorted(each, key=lambda kept: Contract.of(kept).version, reverse=True)
 
 
 def unanswered(lake: str, stream: str, error: TransientError) -> AuditResult:
@@ -81,7 +90,7 @@ def audit(
     source: str = "",
     stream: str = "",
     epoch: str = "",
-    contract: type | None = None,
+    contract: type | Sequence[type] | None = None,
     deep: bool = False,
     since: int | str | None = None,
     until: int | str | None = None,
@@ -101,7 +110,8 @@ def audit(
 
         epoch: As for `headrace.Chain.open`.
 
-        contract: What a row is: with *deep*, rows are compared cell by cell.
+        contract: What a row is: with *deep*, rows are compared cell by cell. Where rows were loaded by several versions, all of
+            them. A deep audit of a table without them is never complete.
 
         deep: As for `headrace.Audit`, and so are the next three.
 
@@ -112,7 +122,7 @@ def audit(
         caught_up: What is on its way counts as not complete.
 
     Raises:
-        ConfigError: A URI is wrong, or the lake has several streams and none is named.
+        ConfigError: A URI is wrong, the lake has several streams and none is named, or two contracts are of one version.
     """
     with ExitStack() as stack:
         try:

@@ -6,17 +6,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import attrs
 
+from headrace.auditing.contracts import Cell, Contracts, fits, same
 from headrace.auditing.lines import DamagedError, Line, line
-from headrace.auditing.nanoseconds import nanoseconds
 from headrace.auditing.result import AuditFinding, Kind, Where
 from headrace.auditing.tables import RELOAD
-from headrace.contract import Contract
 from headrace.loader import Line as LedgerLine
 from headrace.loader import Loader
-from headrace.rows import Rejected, row
+from headrace.rows import Rejected
 from headrace.tally import LedgerRow, Stored, StoredRow
 
 AT_ONCE = 5_000
+GIVE = "give the contract of each version that rows were loaded by (--contract, once for each)"
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -27,7 +27,7 @@ class RowComparison:
     Attributes:
         loader: Reads the table.
 
-        contract: Types lines; None: rows are looked for, and not into.
+        contracts: Type lines; None: rows are looked for, and not into.
 
         line: The partition, the dataset and the target.
 
@@ -35,15 +35,18 @@ class RowComparison:
 
         asked: Calls, and calls again what does not answer.
 
+        redrives: The ledger's, of this partition: a record that left quarantine was typed by their version.
+
         accepted: Called with each record that is not in quarantine, and with its cells.
     """
 
     loader: Loader
-    contract: Contract | None
+    contracts: Contracts | None
     line: LedgerLine
     keyed: bool
     asked: Callable[[Callable[[], Stored]], Stored]
-    accepted: Callable[[Line, Sequence[str | None]], object] | None = None
+    redrives: Sequence[LedgerRow] = ()
+    accepted: Callable[[Line, Sequence[Cell]], object] | None = None
     findings: list[AuditFinding] = attrs.field(factory=list, init=False)
     _held: list[tuple[Line, LedgerRow]] = attrs.field(factory=list, init=False)
     _start: int = attrs.field(default=0, init=False)
@@ -86,13 +89,13 @@ class RowComparison:
         self.findings += found
         if self.accepted is not None:
             refused = {offset for offset, _ in stored.quarantined}
-            for each, _ in held:
-                cells = None if each.record.offset in refused else self._cells(each)
+            for each, load in held:
+                cells = None if each.record.offset in refused else self._cells(each, load)
                 if cells is not None:
                     self.accepted(each, cells)
 
     def _stored(self, start: int, end: int) -> Stored:
-        return self.asked(lambda: self.loader.stored(self.line, start, end, cells=self.contract is not None))
+        return self.asked(lambda: self.loader.stored(self.line, start, end, cells=self.contracts is not None))
 
     def _differences(self, held: Sequence[tuple[Line, LedgerRow]], stored: Stored) -> Iterator[AuditFinding]:
         rows: dict[int, list[StoredRow]] = {}
@@ -120,7 +123,7 @@ class RowComparison:
         if rows and refused:
             yield self._found("duplicate", "quarantine", offset, "it is in the table and in quarantine")
         if not rows and not refused and not self.keyed:
-            where: Where = "quarantine" if self._is_refused(each) else "rows"
+            where: Where = "quarantine" if self._is_refused(each, load) else "rows"
             yield self._found("missing", where, offset, "it is neither in the table nor in quarantine")
         if refused and not _is_same(refused[0], each):
             yield self._found("changed", "quarantine", offset, "its line is not the lake's")
@@ -133,40 +136,45 @@ class RowComparison:
             yield self._found(
                 "changed", "rows", offset, f"its time is {there.timestamp_ms}, {each.record.timestamp_ms} in the lake"
             )
-        if self.contract is None or load.version != self.contract.version:
+        if self.contracts is None:
             return
-        expected = typed(self.contract, each)
-        if isinstance(expected, Rejected):
-            evidence = f"it is a row, and the contract refuses it: {expected.column} {expected.reason}".replace(
-                "  ", " "
-            )
+        expected = list(self._typed(each, load))
+        if any(not isinstance(cells, Rejected) and same(cells, there.cells) for cells in expected):
+            return
+        if unknown := sorted(self._versions(load) - set(self.contracts.by_version)):
+            versions = " and ".join(map(str, unknown))
+            evidence = f"rows by version {versions} of the contract were not looked into: it was not given"
+            yield AuditFinding("unknown", "rows", self.line.partition.number, load.start, load.end, evidence, GIVE)
+            return
+        first = expected[0]
+        if isinstance(first, Rejected):
+            evidence = f"it is a row, and the contract refuses it: {first.column} {first.reason}".replace("  ", " ")
             yield self._found("changed", "rows", offset, evidence)
-        elif expected != list(there.cells):
-            names = [c.name for c in self.contract.columns] + ["_deleted"]
-            wrong = [n for n, a, b in zip(names, expected, there.cells, strict=False) if a != b]
-            yield self._found("changed", "rows", offset, f"{', '.join(wrong)}: not what the contract makes of the line")
+            return
+        names = [c.name for c in self.contracts.newest.columns] + ["_deleted"]
+        wrong = [n for n, a, b in zip(names, first, there.cells, strict=False) if not fits(a, b)]
+        yield self._found("changed", "rows", offset, f"{', '.join(wrong)}: not what the contract makes of the line")
 
-    def _cells(self, each: Line) -> Sequence[str | None] | None:
-        found = None if self.contract is None else typed(self.contract, each)
-        return None if isinstance(found, Rejected) else found
+    def _versions(self, load: LedgerRow) -> set[int]:
+        """By which a record of a load may have been typed: the load's, or that of a redrive since."""
+        return {load.version, *(r.version for r in self.redrives if r.start < load.end and load.start < r.end)}
 
-    def _is_refused(self, each: Line) -> bool:
-        return self.contract is not None and isinstance(typed(self.contract, each), Rejected)
+    def _typed(self, each: Line, load: LedgerRow) -> Iterator[list[Cell] | Rejected]:
+        """What each known version makes of a line, the load's first."""
+        if self.contracts is not None:
+            known = self._versions(load) & set(self.contracts.by_version)
+            yield from (
+                self.contracts.cells(version, each) for version in sorted(known, key=lambda v: (v != load.version, v))
+            )
+
+    def _cells(self, each: Line, load: LedgerRow) -> Sequence[Cell] | None:
+        return next((cells for cells in self._typed(each, load) if not isinstance(cells, Rejected)), None)
+
+    def _is_refused(self, each: Line, load: LedgerRow) -> bool:
+        return isinstance(next(self._typed(each, load), None), Rejected)
 
     def _found(self, kind: Kind, where: Where, offset: int, evidence: str) -> AuditFinding:
         return AuditFinding(kind, where, self.line.partition.number, offset, offset + 1, evidence, RELOAD)
-
-
-def typed(contract: Contract, each: Line) -> list[str | None] | Rejected:
-    """A line's row, its moments as nanoseconds."""
-    record = each.record
-    cells = row(contract, record.value, key=record.key, timestamp_ms=record.timestamp_ms, offset=record.offset)
-    if isinstance(cells, Rejected):
-        return cells
-    for i, column in enumerate(contract.columns):
-        if column.kind == "timestamp":
-            cells[i] = nanoseconds(cells[i])
-    return cells
 
 
 def _is_same(raw: bytes, each: Line) -> bool:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import attrs
 
 from headrace.auditing.asked import Asked
+from headrace.auditing.contracts import Contracts
 from headrace.auditing.facts import Facts
 from headrace.auditing.looking import Look
 from headrace.auditing.result import AuditResult
@@ -36,7 +37,10 @@ class Audit(Asked):
 
         loader_name: The target's.
 
-        typed: With `deep`, rows are compared cell by cell by the loader's contract. False: the contract is not known.
+        typed: With `deep`, rows are compared cell by cell by the loader's contract. False: the contract is not known, and a deep
+            audit of a table cannot be complete.
+
+        earlier: Contracts of earlier versions that rows were loaded by.
 
         deep: Read every object, line by line; compare with the log record by record, as far as it still has them, and with the
             warehouse row by row.
@@ -63,13 +67,13 @@ class Audit(Asked):
         What does not answer is a finding of the kind "unknown", never an error.
 
         Raises:
-            ConfigError: `since` or `until` is neither an offset nor a time.
+            ConfigError: `since` or `until` is neither an offset nor a time; or two contracts are of one version.
         """
         began, moment = self.clock(), datetime.now(UTC).isoformat(timespec="seconds")
         with ExitStack() as stack:
             pool = None
             if self.workers > 1:
                 pool = stack.enter_context(ThreadPoolExecutor(self.workers, thread_name_prefix="headrace-audit"))
-            facts = Facts(self, Scope.of(self.since, self.until))
+            facts = Facts(self, Scope.of(self.since, self.until), Contracts.of(self))
             Look(facts, pool).run()
         return attrs.evolve(summed(facts), began_at=moment, elapsed_s=round(self.clock() - began, 3))

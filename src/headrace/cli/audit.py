@@ -39,14 +39,15 @@ def audit(
         ),
     ] = "",
     contract: Annotated[
-        str,
+        list[str] | None,
         typer.Option(
             "--contract",
             metavar="MODULE:CLASS",
             show_default=False,
-            help="What a row is; with --deep rows are compared cell by cell.",
+            help="What a row is: --deep compares rows cell by cell, and cannot say complete without. Once for each version that"
+            " rows were loaded by.",
         ),
-    ] = "",
+    ] = None,
     stream: StreamName = "",
     epoch: Epoch = "",
     deep: Annotated[
@@ -107,7 +108,7 @@ def audit(
 
     output = begin(context, log_level, log_format, as_json=json)
     sys.path.append("")  # a module of the current folder, after all that is installed
-    kept = load_contract(contract) if contract else None
+    kept = [load_contract(each) for each in contract or ()]
     with ExitStack() as stack:
         try:
             run = made(stack, lake, warehouse, source=source, stream=stream, epoch=epoch, contract=kept)
