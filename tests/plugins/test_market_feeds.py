@@ -149,7 +149,14 @@ def products(exchange: Exchange, *symbols: str, **more: Any) -> Coinbase:
 
 
 def any_feed(exchange: Exchange, **more: Any) -> JsonFeed:
-    given = {"name": "any", "symbols": ("A", "B"), "send": ('{"follow":{symbols}}',), "symbol": "s", **more}
+    given = {
+        "name": "any",
+        "symbols": ("A", "B"),
+        "send": ('{"follow":{symbols}}',),
+        "symbol": "s",
+        "shown_by": "ping",
+        **more,
+    }
     return JsonFeed(address=exchange.address, **given)
 
 
@@ -386,6 +393,56 @@ def test_slow_subscription(alpaca: AlpacaExchange, follow):
     other.clock.pass_s(10)
     other.until(lambda: bool(other.clock.waits))
     assert ["started"] * 2 == [g["cause"] for g in other.gaps()]
+
+
+def test_gap_lasts_until_our_words_were_read(plain: PlainExchange, follow):
+    """
+    Where an exchange confirms no subscription, the gap lasts until a message shows that it has read our words. The negative
+    control takes its answer to a ping for that: it comes from the WebSocket library, and what is sent meanwhile is in no gap.
+    """
+    plain.reading.clear()
+    following = follow(any_feed(plain, shown_by="message"), subscribe_timeout_s=2.0)
+    hasty = follow(any_feed(plain, shown_by="ping"))
+    hasty.poll()
+    following.until(lambda: len(plain._open) == 2)
+    hasty.until(lambda: bool(hasty.gaps()) and not hasty.open_gaps())
+    plain.publish({"s": "A", "n": 1})  # to nobody
+    for one in (following, hasty):
+        one.clock.pass_s(5)
+        for _ in range(3):
+            one.poll()
+    assert ["A", "B"] == following.open_gaps()  # and it is not left for that
+    plain.reading.set()
+    plain.wait_for_clients(2)
+    plain.publish({"s": "A", "n": 2})
+    following.until(lambda: bool(following.values("messages")) and not following.open_gaps())
+    assert [[b'{"s":"A","n":2}']] * 2 == [
+        (one.until(lambda o=one: bool(o.values("messages"))), one.values("messages"))[1] for one in (following, hasty)
+    ]
+    covered = [{g["to"] for g in one.gaps()} for one in (following, hasty)]
+    assert [{"2026-01-02T15:00:05.000000000Z"}, {"2026-01-02T15:00:00.000000000Z"}] == covered
+    assert 2 == plain.connections
+
+
+def test_words_are_read_in_their_order():
+    """Words that are sent for each symbol: a message shows that its symbol's were read, and those before it."""
+    feed = JsonFeed(
+        name="any",
+        address="ws://x",
+        symbols=("A", "B", "C"),
+        send=("{symbol}",),
+        symbol="s",
+        kind="k",
+        streams={"t": "trades"},
+    )
+    dialogue = feed.dialogue()
+    assert (True, False, ("A", "B", "C")) == ((begun := dialogue.begin()).asked, begun.subscribed, begun.replies)
+    heard = [
+        dialogue.hear(b'{"k":"%s","s":"%s"}' % said)
+        for said in ((b"hello", b"C"), (b"t", b"B"), (b"t", b"A"), (b"t", b"C"), (b"t", b"C"))
+    ]
+    assert [[], ["A", "B"], [], ["C"], []] == [list(h.held) for h in heard]
+    assert [False, False, False, True, False] == [h.subscribed for h in heard]
 
 
 def ended(following: Following, message: str) -> str:

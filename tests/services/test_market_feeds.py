@@ -101,6 +101,7 @@ def test_what_a_broken_network_takes_is_in_a_gap(toxiproxy: Toxiproxy, tmp_path:
 
         send(50)
         until(here)
+        until(lambda: not source._supervisor.gaps._open)
         with proxy.toxic("slicer", average_size=60, size_variation=30, delay=1):
             send(50)
             until(here)
@@ -114,7 +115,6 @@ def test_what_a_broken_network_takes_is_in_a_gap(toxiproxy: Toxiproxy, tmp_path:
                 send(20)
                 until(lambda before=before: source._supervisor.connections > before)
                 send(20)  # to nobody
-            until(lambda: not source._supervisor.gaps._open)
             send_until_one_is_here()
         until(lambda: len(values(tmp_path, "any.messages")) > 0)
         until(lambda: values(tmp_path, "any.messages")[-1]["n"] == sent)

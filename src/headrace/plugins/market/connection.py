@@ -76,6 +76,8 @@ class Connection:
 
         answered_ns: When a ping was sent whose answer came since; whoever has used that sets it to None.
 
+        asked: It is up, and only a message will show that the exchange has read our words.
+
         behind: We were too slow for it.
     """
 
@@ -88,12 +90,14 @@ class Connection:
     data_s: float = attrs.field(default=0.0, init=False)
     subscribed_s: float | None = attrs.field(default=None, init=False)
     answered_ns: int | None = attrs.field(default=None, init=False)
+    asked: bool = attrs.field(default=False, init=False)
     behind: bool = attrs.field(default=False, init=False)
     _began_s: float | None = attrs.field(default=None, init=False)
     _looked_s: float = attrs.field(default=0.0, init=False)
     _pinged_s: float = attrs.field(default=0.0, init=False)
     _pinged_ns: int = attrs.field(default=0, init=False)
     _pong: threading.Event | None = attrs.field(default=None, init=False)
+    _read: threading.Event | None = attrs.field(default=None, init=False)  # the answer to a ping behind our words
     _records: int = attrs.field(default=0, init=False)
 
     def listen(self) -> None:
@@ -115,6 +119,18 @@ class Connection:
         nbytes += sum(len(key) for key in keys if key is not None)
         return Chunk(messages.kind, heard_ns, keys, messages.values, headers, nbytes)
 
+    def ask(self, socket: ClientConnection) -> None:
+        """Send a ping behind our words."""
+        self._read = socket.ping()
+
+    @property
+    def read(self) -> bool:
+        """Whether the ping behind our words was answered, and nobody has used that yet."""
+        if self._read is None or not self._read.is_set():
+            return False
+        self._read = None
+        return True
+
     def look(self, socket: ClientConnection) -> None:
         """FeedLostError where the connection is dead, or up and silent when it should not be."""
         now_s = self.clock()
@@ -122,13 +138,13 @@ class Connection:
             return
         self._looked_s = now_s
         limit_s = self.patience.subscribe_timeout_s
-        if self.subscribed_s is None and now_s - (self._began_s or 0.0) >= limit_s:
+        if self.subscribed_s is None and not self.asked and now_s - (self._began_s or 0.0) >= limit_s:
             raise FeedLostError(f"not subscribed within {limit_s:g} s")
         self._ping(socket, now_s)
         beat_s = self.feed.heartbeat_s
         if beat_s is not None and now_s - self.heard_s >= beat_s:
             raise FeedLostError(f"no heartbeat for {beat_s:g} s")
-        if self.subscribed_s is not None:
+        if self.subscribed_s is not None or self.asked:
             quiet_s = self.feed.quiet_s(datetime.fromtimestamp(self.now_ns() / 1e9, UTC))
             if quiet_s is not None and now_s - self.data_s >= quiet_s:
                 raise FeedLostError(f"silent for {quiet_s:g} s while the market is open")

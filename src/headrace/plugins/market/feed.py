@@ -70,6 +70,12 @@ class Heard:
 
         subscribed: From now on nothing is missing.
 
+        asked: The exchange confirms no subscription: something may be missing until a message shows that it has read our words.
+
+        held: Symbols of which nothing is missing from now on, where they are not all subscribed at once.
+
+        ping: The answer to a ping that is sent behind our words shows that they were read.
+
         latest: By symbol the number of the last message that the exchange says it has sent, where it says so without sending one.
     """
 
@@ -77,6 +83,9 @@ class Heard:
     replies: Sequence[str] = ()
     subscribed: bool = False
     latest: Mapping[str, int] = attrs.field(factory=dict)
+    asked: bool = False
+    held: Sequence[str] = ()
+    ping: bool = False
 
 
 class Dialogue(ABC):

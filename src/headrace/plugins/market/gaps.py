@@ -110,12 +110,13 @@ class Gaps:
                 if last is not None:  # one whose end was never counted goes on in this one
                     self._uncounted[symbol] = gap
 
-    def end(self, now_ns: int) -> None:
-        """From now on nothing is missing."""
-        for gap in self._open.values():
-            gap.to_ns = now_ns
-            self._write(gap)
-        self._open.clear()
+    def end(self, now_ns: int, symbols: Sequence[str] | None = None) -> None:
+        """From now on nothing is missing; of these symbols, of all where none are given."""
+        for symbol in list(self._open) if symbols is None else symbols:
+            gap = self._open.pop(symbol, None)
+            if gap is not None:
+                gap.to_ns = now_ns
+                self._write(gap)
 
     def between(self, cause: str, from_ns: int | None, to_ns: int) -> None:
         """Messages may be missing of every symbol in this interval."""

@@ -51,8 +51,12 @@ class JsonFeed(Feed):
 
         control: Kinds that are not kept: heartbeats, confirmations.
 
-        subscribed: The kind that confirms the subscription; "" where nothing does: then it holds
-            from when it was asked for.
+        subscribed: The kind that confirms the subscription; "" where nothing does.
+
+        shown_by: What shows that an exchange which confirms nothing has read our words. "message": the first message that is
+            kept, of a symbol or of one whose words were sent behind its own; until then the gap lasts, on a quiet feed too. "ping":
+            the answer to a ping that is sent behind them; only where the exchange reads in order, and not where its WebSocket
+            library answers pings before the exchange has read.
 
         refused: Kinds that refuse us for good: what they say ends the run.
 
@@ -83,6 +87,9 @@ class JsonFeed(Feed):
     streams: Mapping[str, str] = attrs.field(factory=dict)
     control: tuple[str, ...] = ()
     subscribed: str = ""
+    shown_by: Literal["message", "ping"] = attrs.field(
+        default="message", validator=attrs.validators.in_(("message", "ping"))
+    )
     refused: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
     sequence: str = ""
@@ -188,6 +195,9 @@ class _Dialogue(Dialogue):
     feed: JsonFeed
     said: Sequence[str] = attrs.field(repr=False)
     head: type[Any] = attrs.field(repr=False)
+    unread: list[str] = attrs.field(
+        factory=list
+    )  # symbols whose words the exchange has perhaps not read, as they were sent
     _array: msgspec.json.Decoder[list[msgspec.Raw]] = attrs.field(
         factory=lambda: msgspec.json.Decoder(list[msgspec.Raw])
     )
@@ -197,7 +207,12 @@ class _Dialogue(Dialogue):
         self._decoder = msgspec.json.Decoder(self.head)
 
     def begin(self) -> Heard:
-        return Heard(replies=self.said, subscribed=not self.feed.subscribed)
+        if self.feed.subscribed:
+            return Heard(replies=self.said)
+        if self.feed.shown_by == "ping":
+            return Heard(replies=self.said, asked=True, ping=True)
+        self.unread = list(self.feed.symbols)
+        return Heard(replies=self.said, asked=True)
 
     def hear(self, frame: bytes) -> Heard:
         found = self._messages(frame)
@@ -213,7 +228,23 @@ class _Dialogue(Dialogue):
         numbers = [n if k is not None and k != OTHER else None for k, (_, _, _, n) in zip(kinds, found, strict=True)]
         values, symbols = [value for value, *_ in found], [symbol for _, _, symbol, _ in found]
         counted = numbers if self.feed.sequence else None
-        return Heard(grouped(values, kinds, symbols, counted), replies, began)
+        held = self._shown(kinds, symbols) if self.unread else []
+        began = began or bool(held and not self.unread)
+        return Heard(grouped(values, kinds, symbols, counted), replies, began, held=held)
+
+    def _shown(self, kinds: Sequence[str | None], symbols: Sequence[str | None]) -> list[str]:
+        """Take out the symbols whose words were read: those of a message that is kept, and those that were sent before."""
+        one_by_one = any("{symbol}" in words for words in self.feed.send)
+        last = -1
+        for kind, symbol in zip(kinds, symbols, strict=True):
+            if kind is not None and kind != OTHER:
+                if not one_by_one:
+                    last = len(self.unread) - 1
+                elif symbol in self.unread:
+                    last = max(last, self.unread.index(symbol))
+        held = self.unread[: last + 1]
+        del self.unread[: last + 1]
+        return held
 
     def _kind(self, kind: str) -> str | None:
         """The stream that a message belongs to; None where it is not kept."""

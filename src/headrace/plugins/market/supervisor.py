@@ -157,6 +157,8 @@ class Supervisor:
                 elif state.answered_ns is not None:
                     # all that came before the answer was taken: what was sent before the ping is here
                     self._heard_ns, state.answered_ns = state.answered_ns, None
+                if state.read:
+                    self._take(state, socket, Heard(subscribed=True))
                 state.look(socket)
 
     def _take(self, state: Connection, socket: ClientConnection, heard: Heard) -> None:
@@ -164,10 +166,15 @@ class Supervisor:
         heard_ns, state.heard_s = self.now_ns(), self.clock()
         for words in heard.replies:
             socket.send(words)
+        if heard.ping:
+            state.ask(socket)
+        state.asked = state.asked or heard.asked
         if heard.messages:
             state.data_s = state.heard_s
             self.backlog.put([state.chunk(m, heard_ns) for m in heard.messages])
         with self._lock:
+            if heard.held:
+                self.gaps.end(heard_ns, heard.held)
             if heard.subscribed and state.subscribed_s is None:
                 state.subscribed_s = state.heard_s
                 self.gaps.end(heard_ns)

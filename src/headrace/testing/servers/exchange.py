@@ -309,12 +309,23 @@ class CoinbaseExchange(Exchange):
 
 @attrs.define(kw_only=True, eq=False)
 class PlainExchange(Exchange):
-    """Speaks no language of its own: whoever says something gets everything, a message a frame."""
+    """
+    Speaks no language of its own: whoever says something gets everything, a message a frame.
+
+    Attributes:
+        reading: While it is not set nothing that clients say is read, though pings are answered: as by most servers' libraries.
+    """
+
+    reading: threading.Event = attrs.field(factory=threading.Event)
+
+    def __attrs_post_init__(self) -> None:
+        self.reading.set()
 
     def frames(self, messages: Sequence[bytes]) -> Sequence[bytes]:
         return messages
 
     def talk(self, connection: ServerConnection, said: Iterator[Any]) -> None:
+        self.reading.wait(_PATIENCE_S)
         for _ in said:
             self.subscribe(connection, ("*",))
 
