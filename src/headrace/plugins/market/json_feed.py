@@ -54,9 +54,9 @@ class JsonFeed(Feed):
         subscribed: The kind that confirms the subscription; "" where nothing does.
 
         shown_by: What shows that an exchange which confirms nothing has read our words. "message": the first message that is
-            kept, of a symbol or of one whose words were sent behind its own; until then the gap lasts, on a quiet feed too. "ping":
-            the answer to a ping that is sent behind them; only where the exchange reads in order, and not where its WebSocket
-            library answers pings before the exchange has read.
+            kept, of a symbol or of one whose words were sent behind its own; until then the gap lasts, on a quiet feed too.
+            "ping": the answer to a ping that is sent behind them; only where the exchange reads in order, and not where its
+            WebSocket library answers pings before the exchange has read.
 
         refused: Kinds that refuse us for good: what they say ends the run.
 
