@@ -28,6 +28,7 @@ from headrace.cli import (
     redrive,
     reload,
     show,
+    status,
     stream,
 )
 from headrace.cli.exits import DONE, FAULT, OUTPUT, USAGE, code_of
@@ -97,6 +98,7 @@ def application(*, drawn: bool) -> typer.Typer:
         redrive.redrive,
         reload.reload,
         show.show,
+        status.status,
         audit.audit,
         record.record,
         expire.expire,
