@@ -16,7 +16,12 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 PROJECT = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-WITHOUT = {"all", "testing", "parquet"}  # pyarrow alone would be 40 % of the image
+WITHOUT = {
+    "airflow",
+    "all",
+    "testing",
+    "parquet",
+}  # pyarrow alone would be 40 % of the image; Airflow has an image of its own
 SLIM = sorted(set(PROJECT["optional-dependencies"]) - WITHOUT)
 LOCKS = {"lock": SLIM, "lock.parquet": [*SLIM, "parquet"]}
 """Which extras of headrace each holds."""
