@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from headrace.auditing.making import audit
-    from headrace.auditing.result import AuditFinding, AuditResult, PartitionAudit, Span
+    from headrace.auditing.result import AuditFinding, AuditResult, FeedGap, PartitionAudit, Span
     from headrace.auditing.run import Audit
     from headrace.chain import Chain
     from headrace.errors import (
@@ -101,6 +101,7 @@ __all__ = [
     "Expiry",
     "Extent",
     "Failed",
+    "FeedGap",
     "Finding",
     "FlushPolicy",
     "GapError",
@@ -166,6 +167,7 @@ _HOMES = {
     "headrace.auditing.result": (
         "AuditFinding",
         "AuditResult",
+        "FeedGap",
         "PartitionAudit",
         "Span",
     ),

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import attrs
 from audit_world import Last, Tick, World, copied, healthy
+from feed_world import FeedWorld
 
 from headrace.auditing.result import AuditFinding, AuditResult
 from headrace.compression import Gzip
@@ -44,6 +45,8 @@ class Fault:
         kept: The contract of the table that is looked at; None: no table is, so that only log and lake can tell.
 
         log: Whether it is compared with the log.
+
+        feed: It is planted in the lake of a feed's trades and gap records.
     """
 
     name: str
@@ -52,6 +55,7 @@ class Fault:
     deep: bool = False
     kept: type | None = Tick
     log: bool = True
+    feed: bool = False
 
 
 # ---- the lake's ---------------------------------------------------------------------------------------------------
@@ -235,6 +239,23 @@ def ledger_row(start: int, changes: str) -> Plant:
     )
 
 
+# ---- a feed's -----------------------------------------------------------------------------------------------------
+
+
+def of_feed(kind: str, start: int, lines: Callable[[list[bytes]], list[bytes]]) -> Plant:
+    """Change a segment of a feed's stream, which has one partition with records."""
+
+    def plant(world: World) -> None:
+        [path] = (world.folder / "feed" / f"coinbase.{kind}").glob(f"partition=*/{start:020d}.jsonl.gz")
+        path.write_bytes(forged(lines, **({} if start else {"start": 0}))(path.read_bytes()))
+
+    return plant
+
+
+def without_gap(name: str) -> Callable[[list[bytes]], list[bytes]]:
+    return lambda lines: [line for line in lines if b'"id":"%s"' % name.encode() not in line]
+
+
 IN_RANGE = "_partition = 0 AND _offset ="
 
 FAULTS = (
@@ -316,6 +337,10 @@ FAULTS = (
     Fault("a key has two rows", sql("INSERT INTO last SELECT * REPLACE (8 AS _offset) FROM last WHERE symbol = 'A'"), ("duplicate", "rows", None, 0, 0), kept=Last),
     Fault("a key's row is of an older record", sql("UPDATE last SET _offset = 6, price = 6.25, size = 6, time = make_timestamp_ns(1006000000), _timestamp_ms = 1006 WHERE symbol = 'A'"), ("changed", "rows", 0, 6, 7), deep=True, kept=Last),
     Fault("a key's row is changed by one digit", sql("UPDATE last SET price = price + 0.000001 WHERE symbol = 'A'"), ("changed", "rows", 0, 24, 25), deep=True, kept=Last),
+    # a feed that counts, in a lake of its own; nobody has its log
+    Fault("a feed's message is removed, and no gap record says so", of_feed("trades", 0, without(2)), ("missing", "numbers", 0, 1, 4), deep=True, feed=True),
+    Fault("a feed's message that came late is removed", of_feed("trades", 6, without(6)), ("missing", "numbers", 0, 3, 5), deep=True, feed=True),
+    Fault("a gap record is removed", of_feed("gaps", 0, without_gap("one-2")), ("missing", "numbers", 0, 3, 7), deep=True, feed=True),
 )  # fmt: skip
 
 
@@ -323,6 +348,8 @@ def told(fault: Fault, pattern: World, folder: Path) -> AuditResult:
     """Plant a fault in a copy of a healthy world, and ask."""
     world = copied(pattern, folder)
     fault.plant(world)
+    if fault.feed:
+        return FeedWorld(world.folder / "feed").audit()
     more = {} if fault.log else {"source": None}
     return world.audit(fault.kept, deep=fault.deep, **more)
 
@@ -335,7 +362,7 @@ def names(finding: AuditFinding, expected: tuple[str, str, int | None, int, int]
 TITLE = """# What the audit finds
 
 Each of these {count} faults was planted in a small healthy stream (a log with aborted transactions, markers and compaction, a
-lake on disk, two tables in DuckDB), and `headrace audit` was asked. It named every one of them at the place where it is.
+lake on disk, two tables in DuckDB; or a live feed's trades with the records of its gaps), and `headrace audit` was asked. It named every one of them at the place where it is.
 This page is made by that run (`tests/audit/audit_faults.py`), and a test makes it again and compares.
 
 | what is wrong | found by | class | where | partition | offsets |

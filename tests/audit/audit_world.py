@@ -10,6 +10,7 @@ from pathlib import Path
 
 import attrs
 import duckdb
+from feed_world import healthy_feed
 
 from headrace.auditing.result import AuditResult
 from headrace.auditing.run import Audit
@@ -131,6 +132,7 @@ def healthy(folder: Path, kind: tuple[str, str] = ("jsonl", "gzip")) -> World:
     world.stream()
     world.load()
     world.load(Last)
+    healthy_feed(folder / "feed")
     return world
 
 

@@ -25,6 +25,7 @@ class Asked:
     loader_name: str = ""
     typed: bool = True
     earlier: Sequence[type] = ()
+    gaps: str = ""
     deep: bool = False
     since: int | str | None = None
     until: int | str | None = None
@@ -33,3 +34,4 @@ class Asked:
     retry_for_s: float = 30.0
     observe: Callable[[object], object] = lambda _: None
     clock: Callable[[], float] = time.monotonic
+    now_ns: Callable[[], int] = time.time_ns

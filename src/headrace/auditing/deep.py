@@ -14,6 +14,7 @@ from headrace.auditing.asked import Asked
 from headrace.auditing.chains import Judged, Sound, View, noted_until
 from headrace.auditing.contracts import Contracts
 from headrace.auditing.keys import Newest
+from headrace.auditing.numbers import Numbers
 from headrace.auditing.objects import listing, root_of
 from headrace.auditing.objects_deep import Reading
 from headrace.auditing.records_deep import Comparison, can_reread
@@ -78,6 +79,8 @@ class Examination:
 
         newest: Takes the rows of a table with a key; None: there is none.
 
+        numbers: Takes every record.
+
         alone: Held while the loader is asked.
     """
 
@@ -90,6 +93,7 @@ class Examination:
     wanted: tuple[int, int | None]
     contracts: Contracts | None
     newest: Newest | None
+    numbers: Numbers
     alone: threading.Lock
     remarks: list[str] = attrs.field(factory=list, init=False)
     findings: list[AuditFinding] = attrs.field(factory=list, init=False)
@@ -167,6 +171,7 @@ class Examination:
             offset = line.record.offset
             self._holes(comparison, reading, position, offset)
             comparison.record(line.record)
+            self.numbers.record(self.partition.number, line.record)
             if rows is not None and load is not None:
                 rows.record(line, load)
             position = offset + 1
@@ -240,6 +245,7 @@ def examine_all(
     tally: Tally | None,
     wanted: Mapping[int, tuple[int, int | None]],
     contracts: Contracts | None,
+    numbers: Numbers,
     pool: ThreadPoolExecutor | None,
 ) -> dict[int, Deep]:
     """Look at all partitions, a few at once; errors of what does not answer are raised, those of what cannot be asked told."""
@@ -256,6 +262,7 @@ def examine_all(
             wanted=wanted[number],
             contracts=contracts,
             newest=newest,
+            numbers=numbers,
             alone=alone,
         )
         for number, of in judged.items()

@@ -11,6 +11,8 @@ from headrace.auditing.asked import Asked
 from headrace.auditing.chains import Judged, View
 from headrace.auditing.contracts import Contracts
 from headrace.auditing.deep import Deep
+from headrace.auditing.feed_gaps import FeedGaps
+from headrace.auditing.numbers import Numbers
 from headrace.auditing.objects import Pin, root_of
 from headrace.auditing.result import AuditFinding, Kind, Where
 from headrace.auditing.scope import Scope
@@ -48,6 +50,12 @@ class Facts:
 
         deep: What was found by reading everything.
 
+        numbers: By which a feed counts, where everything was read.
+
+        gaps: What the feed did not send; None: this is no feed's stream, or nobody kept that.
+
+        absent: By gap, how many of its numbers no record has.
+
         findings: What is wrong, or could not be told.
 
         remarks: What was not looked at.
@@ -63,6 +71,9 @@ class Facts:
     wanted: dict[int, tuple[int, int | None]] = attrs.field(factory=dict, init=False)
     extents: Mapping[Partition, Extent] | None = attrs.field(default=None, init=False)
     deep: dict[int, Deep] = attrs.field(factory=dict, init=False)
+    numbers: Numbers | None = attrs.field(default=None, init=False)
+    gaps: FeedGaps | None = attrs.field(default=None, init=False)
+    absent: dict[int, int] = attrs.field(factory=dict, init=False)
     findings: list[AuditFinding] = attrs.field(factory=list, init=False)
     remarks: list[str] = attrs.field(factory=list, init=False)
 

@@ -12,8 +12,11 @@ import attrs
 from headrace.auditing.chains import View, dataset_of, judge, known_digests, view
 from headrace.auditing.deep import examine_all
 from headrace.auditing.facts import Facts
+from headrace.auditing.feed_gaps import beside, read_gaps
 from headrace.auditing.judging import compared, late
+from headrace.auditing.numbers import Numbers
 from headrace.auditing.objects import Pin, folders, number_of, read_pin
+from headrace.auditing.unexplained import Judgement
 from headrace.errors import HeadraceError
 
 T = TypeVar("T")
@@ -51,8 +54,12 @@ class Look:
             found = compared(facts, pin)
         facts.findings += found
         facts.findings += late(facts)
-        if facts.audit.deep:
-            facts.told(self._read, "lake", "the lake")
+        facts.told(self._gaps, "numbers", "the lake")
+        if facts.audit.deep and facts.told(self._read, "lake", "the lake"):
+            facts.told(self._number, "numbers", "the lake")
+        if facts.gaps is not None:
+            facts.findings += facts.gaps.findings
+            facts.remarks += facts.gaps.remarks
 
     # ---- the pin ------------------------------------------------------------------------------------------
 
@@ -140,6 +147,7 @@ class Look:
 
     def _read(self) -> None:
         facts = self.facts
+        numbers = facts.numbers = Numbers(facts.gaps.field if facts.gaps is not None and facts.scope.whole else "")
         facts.deep = examine_all(
             facts.audit,
             facts.judged,
@@ -148,8 +156,34 @@ class Look:
             facts.tally,
             facts.wanted,
             facts.contracts,
+            numbers,
             self.pool,
         )
         for deep in facts.deep.values():
             facts.findings += deep.findings
             facts.remarks += deep.remarks
+
+    # ---- what a feed did not send -------------------------------------------------------------------------
+
+    def _gaps(self) -> None:
+        self.facts.gaps = read_gaps(self.facts.audit)
+
+    def _number(self) -> None:
+        """Gaps are read again: what came in meanwhile may have one of its own, and a record may fill one."""
+        facts, numbers = self.facts, self.facts.numbers
+        if numbers is None:
+            return
+        if facts.gaps is None:
+            if numbers.of_a_feed and (name := beside(facts.audit)):
+                facts.remarks.append(f"what the feed did not send: the lake has no stream {name}")
+            return
+        if facts.gaps.field and not facts.scope.whole:
+            facts.remarks.append("numbers that the feed left out: they are looked for only in all of a stream")
+        self._gaps()
+        if not numbers.field:
+            return
+        judgement = Judgement(numbers, facts.gaps, facts.audit.now_ns)
+        judgement.judge()
+        facts.findings += judgement.findings
+        facts.remarks += judgement.remarks
+        facts.absent = judgement.absent

@@ -95,6 +95,7 @@ def audit(
     since: int | str | None = None,
     until: int | str | None = None,
     caught_up: bool = False,
+    gaps: str = "",
 ) -> AuditResult:
     """
     Compare what URIs name, from the log's offsets to the warehouse's rows, and say what is wrong, where, and what to do.
@@ -113,13 +114,15 @@ def audit(
         contract: What a row is: with *deep*, rows are compared cell by cell. Where rows were loaded by several versions, all of
             them. A deep audit of a table without them is never complete.
 
-        deep: As for `headrace.Audit`, and so are the next three.
+        deep: As for `headrace.Audit`, and so are the next four.
 
         since: From there on.
 
         until: Up to there.
 
         caught_up: What is on its way counts as not complete.
+
+        gaps: The stream with a feed's gap records.
 
     Raises:
         ConfigError: A URI is wrong, the lake has several streams and none is named, or two contracts are of one version.
@@ -130,4 +133,5 @@ def audit(
         except TransientError as error:
             return unanswered(lake, stream, error)
         run.deep, run.since, run.until, run.caught_up = deep, since, until, caught_up
+        run.gaps = gaps
         return run.run()

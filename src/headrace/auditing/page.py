@@ -8,6 +8,7 @@ from html import escape
 from importlib.resources import files
 from string import Template
 
+from headrace.auditing.page_gaps import not_sent
 from headrace.auditing.result import AuditFinding, AuditResult, PartitionAudit, Span, State
 from headrace.units import format_bytes
 
@@ -44,6 +45,7 @@ def render(result: AuditResult) -> str:
         legend=_legend(result),
         coverage="".join(_coverage(result, p) for p in result.partitions) or "<p>No partition was seen.</p>",
         findings=_findings(result),
+        gaps=not_sent(result),
         counts="".join(map(_count_row, result.partitions)),
         holes=_holes(result.partitions),
         about="".join(f'<tr><th scope="row">{escape(k)}</th><td>{escape(v)}</td></tr>' for k, v in _about(result)),
@@ -81,6 +83,8 @@ def _facts(result: AuditResult) -> Iterable[tuple[str, str]]:
         yield "in quarantine", f"{sum(p.quarantined or 0 for p in parts):,}"
     if any(p.compared is not None for p in parts):
         yield "compared with the log", f"{sum(p.compared or 0 for p in parts):,}"
+    if result.gaps_of:
+        yield "gaps of the feed", f"{len(result.gaps):,}"
     yield "offsets behind", f"{sum((p.behind_log or 0) + (p.behind_lake or 0) for p in parts):,}"
 
 
@@ -236,6 +240,9 @@ def _about(result: AuditResult) -> Iterable[tuple[str, str]]:
     yield "pin", ", ".join(f"{name} {value}" for name, value in result.pin.items() if value is not None)
     yield "source", result.source or "none was given"
     yield "warehouse", result.warehouse or "none was given"
+    if result.gaps_of:
+        numbers = "" if result.counted is None else f", {result.counted:,} numbers held against it"
+        yield "gap records", f"stream {result.gaps_of}{numbers}"
     yield "looked at", "every line, byte and row (deep)" if result.deep else "names, trailers and counts"
     yield "part", result.scope or "all of it"
     yield "began", result.began_at or "not at all"

@@ -20,14 +20,16 @@ duplicate   the same record, segment or ledger row twice
 corrupt     bytes that are not what their name, trailer or digest says
 foreign     data of another dataset, topic, partition or format
 ahead       further than what it was made from
-missing     what was loaded by the ledger's word and is not there, or is there without the ledger's word
+missing     what was loaded by the ledger's word and is not there, or is there without the ledger's word; a number that a feed
+            counted, and no record nor gap record has
 changed     another content than what it was made from
 behind      on its way; wrong only where everything was asked to have arrived (``caught_up``)
 unknown     could not be told: something did not answer, or the evidence is gone
 =========== ===============================================================================================
 """
 
-Where = Literal["pin", "source", "lake", "ledger", "rows", "quarantine"]
+Where = Literal["pin", "source", "lake", "ledger", "rows", "quarantine", "numbers"]
+"""In which store of the stream's data; "numbers" are those by which a feed counts its messages."""
 
 Hole = Literal["aborted", "no record", "before the first segment", "noted loss", "unverifiable", "not looked at"]
 """Why an offset below the chain's end holds no record; "no record" is a marker, or compacted."""
@@ -172,6 +174,65 @@ class PartitionAudit:
 
 
 @attrs.frozen
+class FeedGap:
+    """
+    What a live feed did not send, or its receiver did not get, by the receiver's own record: not lost by what came after it.
+
+    Attributes:
+        feed: Its name.
+
+        producer: Who received: of two producers of one feed each has gaps of its own.
+
+        symbol: Of what; * for all.
+
+        cause: Why.
+
+        began: After when something may be missing, ISO-8601 in UTC; None: since before its producer began.
+
+        ended: Up to when; None while it lasts, and for good where the producer was killed.
+
+        last: The last number before it, where the feed counts.
+
+        next: The first number behind it, where the feed counts.
+
+        missing: How many messages, by the record; None where the feed does not count.
+
+        filled: Nothing is missing after all, by the record.
+
+        absent: How many of its numbers no record of the stream has, from whichever producer or from the exchange's history since;
+            None: not looked at (not deep), or not counted.
+    """
+
+    feed: str
+    producer: str
+    symbol: str
+    cause: str
+    began: str | None = None
+    ended: str | None = None
+    last: int | None = None
+    next: int | None = None
+    missing: int | None = None
+    filled: bool = False
+    absent: int | None = None
+
+    @property
+    def state(self) -> Literal["filled", "missing", "open", "may be missing"]:
+        """
+        What of it is there.
+
+        "filled": all of it is, by the records where they were looked at, else by the gap record. "missing": numbers of it are not
+        there. "open": it lasts, or its producer was killed. "may be missing": the feed does not count, so nobody knows.
+        """
+        if self.absent is not None:
+            return "missing" if self.absent else "filled"
+        if self.filled:
+            return "filled"
+        if self.missing:
+            return "missing"
+        return "open" if self.ended is None else "may be missing"
+
+
+@attrs.frozen
 class AuditResult:
     """
     The verdict and all that it rests on.
@@ -203,6 +264,13 @@ class AuditResult:
 
         remarks: What was not looked at, and why.
 
+        gaps: What the feed did not send, where this is a feed's stream and its gap records are in the lake: not there, and not
+            wrong.
+
+        gaps_of: The stream of these records; "" where there is none.
+
+        counted: Numbers of the feed that were held against the gap records; None: not looked at.
+
         versions: Of what took part.
 
         began_at: When, ISO-8601 in UTC.
@@ -222,6 +290,9 @@ class AuditResult:
     partitions: Sequence[PartitionAudit] = ()
     findings: Sequence[AuditFinding] = ()
     remarks: Sequence[str] = ()
+    gaps: Sequence[FeedGap] = ()
+    gaps_of: str = ""
+    counted: int | None = None
     versions: Mapping[str, str] = attrs.field(factory=dict)
     began_at: str = ""
     elapsed_s: float = 0.0
@@ -248,6 +319,7 @@ class AuditResult:
             "exit_code": self.exit_code,
             **attrs.asdict(self),
             "partitions": partitions,
+            "gaps": [{**attrs.asdict(gap), "state": gap.state} for gap in self.gaps],
         }
 
 
@@ -261,6 +333,7 @@ def joined(findings: Iterable[AuditFinding]) -> list[AuditFinding]:
         if (
             last is not None
             and last.end == finding.start
+            and last.where != "numbers"
             and (_kind(last), last.advice) == (_kind(finding), finding.advice)
         ):
             count += 1
@@ -277,6 +350,7 @@ def _closest(findings: Iterable[AuditFinding]) -> Iterable[AuditFinding]:
     by_kind: dict[tuple[object, ...], list[AuditFinding]] = {}
     for finding in findings:
         by_kind.setdefault((finding.kind, finding.where), []).append(finding)
+    yield from by_kind.pop(("missing", "numbers"), ())  # ranges of different symbols lie across each other
     for alike in by_kind.values():
         apart = sorted((f for f in alike if f.partition is not None), key=lambda f: (f.partition, f.start, -f.end))
         yield from (f for f in alike if f.partition is None and (not apart or f.kind not in _SUMMED))

@@ -42,6 +42,8 @@ class Audit(Asked):
 
         earlier: Contracts of earlier versions that rows were loaded by.
 
+        gaps: The stream with the gap records of a feed; "": ``<feed>.gaps`` beside ``<feed>.<kind>``, where the lake has it.
+
         deep: Read every object, line by line; compare with the log record by record, as far as it still has them, and with the
             warehouse row by row.
 
@@ -58,6 +60,8 @@ class Audit(Asked):
         observe: Called with each object or range that was looked at.
 
         clock: Monotonic seconds.
+
+        now_ns: Nanoseconds since the epoch.
     """
 
     def run(self) -> AuditResult:

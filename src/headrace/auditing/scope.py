@@ -49,6 +49,11 @@ class Scope:
         """What of it names alone can tell."""
         return self.start, self.end
 
+    @property
+    def times_ns(self) -> tuple[int, int | None]:
+        """Its times, in nanoseconds since the epoch; 0 and None where it has none."""
+        return (self.start_ms or 0) * 1_000_000, None if self.end_ms is None else self.end_ms * 1_000_000
+
     def range_of(self, links: Iterable[Link]) -> tuple[int, int | None]:
         """The offsets of one partition that are meant, as its trailers tell."""
         start, end = self.start, self.end

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import platform
 
+import attrs
+
 import headrace
 from headrace.auditing.facts import Facts
-from headrace.auditing.result import AuditResult, PartitionAudit, joined
+from headrace.auditing.result import AuditResult, FeedGap, PartitionAudit, joined
 from headrace.auditing.spans import spans
 
 _OF_THE_RESULT = ("id", "stream", "epoch")
@@ -29,8 +31,22 @@ def summed(facts: Facts) -> AuditResult:
         partitions=[_partition(facts, number) for number in sorted(facts.judged)],
         findings=joined(facts.findings),
         remarks=list(dict.fromkeys(facts.remarks)),
+        gaps=_gaps(facts),
+        gaps_of="" if facts.gaps is None else facts.gaps.stream,
+        counted=facts.numbers.counted if facts.numbers is not None and facts.numbers.field else None,
         versions={"headrace": headrace.__version__, "Python": platform.python_version()},
     )
+
+
+def _gaps(facts: Facts) -> list[FeedGap]:
+    """Those of the time that was asked for, each with what of it is not there."""
+    told = [] if facts.gaps is None else facts.gaps.told
+    low, high = facts.scope.times_ns
+    return [
+        attrs.evolve(each.gap, absent=facts.absent.get(id(each)))
+        for each in told
+        if each.ended_ns >= low and (high is None or each.began_ns < high)
+    ]
 
 
 def _partition(facts: Facts, number: int) -> PartitionAudit:

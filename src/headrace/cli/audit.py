@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
@@ -12,12 +14,15 @@ from typing import Annotated
 import typer
 
 from headrace.auditing.making import made, unanswered
-from headrace.auditing.result import AuditResult, PartitionAudit
+from headrace.auditing.result import AuditResult, FeedGap, PartitionAudit
 from headrace.cli.options import AsJson, Epoch, Lake, LogFormat, LogLevel, StreamName, begin, seconds
 from headrace.cli.output import Output
 from headrace.cli.progress import Looking
 from headrace.errors import ConfigError, TransientError
 from headrace.units import counted
+
+_SHOWN = 10
+"""So many gaps of a feed are shown."""
 
 _STYLES = {"complete": "bold green", "incomplete": "bold red", "unknown": "bold yellow"}
 
@@ -66,6 +71,15 @@ def audit(
     ] = "",
     until: Annotated[
         str, typer.Option("--until", metavar="OFFSET|TIME", show_default=False, help="Only up to there.")
+    ] = "",
+    gaps: Annotated[
+        str,
+        typer.Option(
+            "--gaps",
+            metavar="STREAM",
+            show_default="FEED.gaps beside FEED.KIND",
+            help="The stream of LAKE that says what a live feed did not send.",
+        ),
     ] = "",
     caught_up: Annotated[
         bool,
@@ -116,7 +130,7 @@ def audit(
             result = unanswered(lake, stream, error)
         else:
             run.deep, run.since, run.until, run.caught_up = deep, since, until, caught_up
-            run.retry_for_s = retry_for
+            run.retry_for_s, run.gaps = retry_for, gaps
             with Looking(f"{run.stream} in {run.store.place}", "objects") as looking:
                 run.observe = looking
                 result = run.run()
@@ -150,9 +164,37 @@ def _show(output: Output, result: AuditResult) -> None:
         )
         output.remark(f"{finding.kind} in the {finding.where}{where}: {finding.evidence}", style)
         output.remark(f"  {finding.advice}")
+    for line in not_sent(result):
+        output.remark(line)
     for remark in result.remarks:
         output.remark(f"not looked at: {remark}")
     output.remark(f"{result.verdict}: {summary(result)}", _STYLES[result.verdict])
+
+
+def not_sent(result: AuditResult) -> Iterator[str]:
+    """What a feed did not send, for people: a line for all, then one for each gap of which something is not there."""
+    if not result.gaps_of:
+        return
+    states = Counter(gap.state for gap in result.gaps)
+    said = [
+        f"{counted(len(result.gaps), 'gap')} in {result.gaps_of}",
+        *(f"{n:,} {state}" for state, n in states.items()),
+    ]
+    looked = "" if result.counted is None else f"; {counted(result.counted, 'number')} of the feed held against them"
+    yield f"not sent by the feed: {', '.join(said)}{looked}"
+    left = [gap for gap in result.gaps if gap.state != "filled"]
+    yield from (f"  {told(gap)}" for gap in left[:_SHOWN])
+    if len(left) > _SHOWN:
+        yield f"  {len(left) - _SHOWN:,} more are in the JSON (--json)"
+
+
+def told(gap: FeedGap) -> str:
+    """One gap in a line."""
+    missing = gap.missing if gap.absent is None else gap.absent
+    which = "" if gap.last is None or gap.next is None else f" {gap.last + 1} to {gap.next - 1}:"
+    what = "something may be missing" if missing is None else f"{counted(missing, 'message')} missing"
+    when = f"{gap.began or 'its start'} to {gap.ended or 'no end'}"
+    return f"{gap.symbol}{which} {what}, {gap.cause} ({when}, producer {gap.producer})"
 
 
 def summary(result: AuditResult) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -68,6 +69,9 @@ class Coinbase(Feed):
 
     def dialogue(self) -> _Dialogue:
         return _Dialogue(self)
+
+    def numbers(self) -> Mapping[str, str]:
+        return {"trades": "trade_id"}
 
 
 @attrs.define(eq=False)

@@ -145,6 +145,15 @@ class Feed(ABC):
         """For how long no message of a market is normal at this moment (UTC), in seconds; None: for any time."""
         return None
 
+    def numbers(self) -> Mapping[str, str]:
+        """
+        Say in which field of a message the feed's own count stands, for each kind that holds all of it.
+
+        The gap records carry it, so that `headrace audit` finds what was lost behind the exchange. A kind whose numbers go on in
+        another kind is not named.
+        """
+        return {}
+
     def credentials(self) -> Sequence[tuple[str, bool]]:
         """Name the environment variables that are needed, and say of each whether it is there."""
         return ()

@@ -83,12 +83,15 @@ class Gaps:
         producer: Who keeps these records: of two producers of one feed each has gaps of its own.
 
         run: What ids begin with: never used by another process, nor by the producer's next run.
+
+        numbers: By kind, in which field of a message the feed's own count stands: an audit looks there.
     """
 
     feed: str
     symbols: Sequence[str]
     producer: str
     run: str
+    numbers: Mapping[str, str] = attrs.field(factory=dict)
     out: list[tuple[str, bytes]] = attrs.field(factory=list)
     """Records to be written: symbol and value. Whoever writes them takes them out."""
 
@@ -211,6 +214,7 @@ class Gaps:
             "missing": gap.missing,
             "cause": gap.cause,
             "filled": gap.missing == 0,
+            **({"numbers": self.numbers} if self.numbers else {}),
         }
         self.out.append((gap.symbol, msgspec.json.encode(value)))
         return gap

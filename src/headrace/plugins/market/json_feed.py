@@ -153,6 +153,9 @@ class JsonFeed(Feed):
     def dialogue(self) -> Dialogue:
         return _Dialogue(self, tuple(filled(words) for words in self._words()), _head(self))
 
+    def numbers(self) -> Mapping[str, str]:
+        return {self.kinds[0]: self.sequence} if self.sequence and len(self.kinds) == 1 else {}
+
     def credentials(self) -> Sequence[tuple[str, bool]]:
         return list(named([self.address, *self.http.values(), *self.send, *self.replies.values()]))
 

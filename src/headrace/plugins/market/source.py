@@ -118,6 +118,7 @@ class FeedSource(Source):
                 symbols=self.feed.symbols,
                 producer=self.producer or self._run,
                 run=run,
+                numbers=self.feed.numbers(),
             ),
             backoff=Backoff(
                 first_s=self.reconnect_first_s,

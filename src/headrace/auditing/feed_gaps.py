@@ -1,0 +1,208 @@
+"""
+What a feed did not send, by its own word: the records of the stream ``<feed>.gaps`` beside the one that is looked at.
+
+A convention on records, so that any feed may keep it (docs, "Live feeds", "Gaps"); the audit knows no feed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import attrs
+
+from headrace.auditing.asked import Asked
+from headrace.auditing.chains import judge, view
+from headrace.auditing.lines import DamagedError, lines_of
+from headrace.auditing.nanoseconds import nanoseconds
+from headrace.auditing.objects import Pin, folders, number_of, read_pin, root_of
+from headrace.auditing.result import AuditFinding, FeedGap
+from headrace.records import Record
+from headrace.retry import Retry
+
+RECEIVED, CONNECTION = "headrace.received_ns", "headrace.connection"
+_SUFFIX = "gaps"
+
+
+@attrs.frozen
+class Told:
+    """
+    A gap with its history.
+
+    Attributes:
+        gap: As the newest revision says.
+
+        run: Of which run of a producer; the connections of its records begin with it.
+
+        revisions: Ascending: when each was written, in nanoseconds since the epoch, and how many were missing by it.
+    """
+
+    gap: FeedGap
+    run: str
+    revisions: Sequence[tuple[int, int | None]]
+
+    def missing(self, before_ns: int) -> int | None:
+        """How many were missing by the last revision from before a moment; by the first where all are later."""
+        known = [missing for ns, missing in self.revisions if ns < before_ns]
+        return known[-1] if known else self.revisions[0][1]
+
+    @property
+    def began_ns(self) -> int:
+        """After which nothing is certain; 0 where that is not known."""
+        return _ns(self.gap.began, 0)
+
+    @property
+    def ended_ns(self) -> int:
+        """From when on nothing is missing; far away while it lasts."""
+        return _ns(self.gap.ended, 1 << 63)
+
+
+@attrs.frozen
+class FeedGaps:
+    """
+    All gap records beside a stream.
+
+    Attributes:
+        stream: Their stream's name.
+
+        told: Each gap.
+
+        field: Where the records of the stream that is looked at hold the feed's own count; "" where it counts none of them.
+
+        findings: Why not all of them could be read.
+
+        remarks: What in them was no gap record.
+    """
+
+    stream: str
+    told: Sequence[Told]
+    field: str
+    findings: Sequence[AuditFinding]
+    remarks: Sequence[str]
+
+
+def beside(audit: Asked) -> str:
+    """The name of the stream of gaps; "" where the stream's name has none, or is one itself."""
+    feed, dot, kind = audit.stream.rpartition(".")
+    return audit.gaps or (f"{feed}.{_SUFFIX}" if dot and kind != _SUFFIX else "")
+
+
+def read_gaps(audit: Asked) -> FeedGaps | None:
+    """Read them from the same lake; None where it has no such stream and none was named. Errors as a store's."""
+    name = beside(audit)
+    found = _pinned(audit, name) if name else None
+    if found is None:
+        if not audit.gaps:
+            return None
+        evidence = f"{audit.store.place} has no stream {name!r} of gaps"
+        finding = AuditFinding("unknown", "numbers", None, 0, 0, evidence, "check its name")
+        return FeedGaps(name, (), "", [finding], ())
+    root, pin = found
+    records: dict[str, list[tuple[int, int, dict[str, Any]]]] = {}
+    findings: list[AuditFinding] = []
+    fields, strange = dict[str, str](), 0
+    for record in _records(audit, name, root, pin, findings):
+        value = _value(record)
+        if value is None:
+            strange += 1
+            continue
+        records.setdefault(value["id"], []).append((value["revision"], received_ns(record), value))
+        fields |= {k: v for k, v in (value.get("numbers") or {}).items() if isinstance(v, str)}
+    told = [_told(sorted(each, key=lambda r: r[:2])) for each in records.values()]
+    told.sort(key=lambda t: (t.began_ns, t.gap.symbol, t.gap.producer))
+    remarks = [f"{strange:,} records of {name} are no gap records"] if strange else []
+    return FeedGaps(name, told, fields.get(audit.stream.rpartition(".")[2], ""), findings, remarks)
+
+
+def received_ns(record: Record) -> int:
+    """When a feed received it."""
+    found = next((value for name, value in record.headers if name == RECEIVED), None)
+    return int(found) if found is not None and found.isdigit() else max(0, record.timestamp_ms) * 1_000_000
+
+
+def run_of(record: Record) -> str:
+    """Which run of a producer received it; "" where it does not say."""
+    found = next((value for name, value in record.headers if name == CONNECTION), None)
+    return "" if found is None else found.decode("utf-8", "replace").rpartition("-")[0]
+
+
+def _pinned(audit: Asked, name: str) -> tuple[str, Pin] | None:
+    asked = Retry(for_s=audit.retry_for_s)
+    for root in dict.fromkeys((root_of(name, audit.epoch), root_of(name, ""))):
+        try:
+            pin = asked(partial(read_pin, audit.store, root))
+        except ValueError:
+            pin = None
+        if pin is not None:
+            return root, pin
+    return None
+
+
+def _records(audit: Asked, name: str, root: str, pin: Pin, findings: list[AuditFinding]) -> Iterator[Record]:
+    """All of them; what could not be read is a finding: then nobody knows which gaps were told."""
+    asked, store, advice = Retry(for_s=audit.retry_for_s), audit.store, f"headrace audit LAKE --stream {name} --deep"
+
+    def unread(why: object) -> None:
+        evidence = f"not all gap records could be read: {why}"
+        findings.append(AuditFinding("unknown", "numbers", None, 0, 0, evidence, advice))
+
+    numbers = {number_of(folder) for folder in asked(lambda: folders(store, root))}
+    for number in sorted(n for n in numbers if n is not None):
+        seen = asked(partial(view, store, root, number, map))
+        judged = judge(seen, pin.id, name, pin.extension, {})
+        if judged.findings:
+            unread(judged.findings[0])
+        for link in judged.links:
+            body = asked(partial(store.read, link.named.item.key))
+            try:
+                yield from (line.record for line in lines_of(body or b"", link.named.extension))
+            except DamagedError as exc:
+                unread(f"{link.named.item.key}: {exc}")
+
+
+def _value(record: Record) -> dict[str, Any] | None:
+    try:
+        value = json.loads(record.value or b"")
+    except ValueError:
+        return None
+    if not isinstance(value, dict) or not isinstance(value.get("numbers") or {}, dict):
+        return None
+    kinds: Mapping[str, type] = {"id": str, "revision": int, "symbol": str, "cause": str}
+    return value if all(type(value.get(field)) is kind for field, kind in kinds.items()) else None
+
+
+def _told(revisions: Sequence[tuple[int, int, dict[str, Any]]]) -> Told:
+    *_, (_, _, value) = revisions
+    gap = FeedGap(
+        feed=str(value.get("feed") or ""),
+        producer=str(value.get("producer") or ""),
+        symbol=value["symbol"],
+        cause=value["cause"],
+        began=_text(value.get("from")),
+        ended=_text(value.get("to")),
+        last=_number(value.get("last_sequence")),
+        next=_number(value.get("next_sequence")),
+        missing=_number(value.get("missing")),
+        filled=value.get("filled") is True,
+    )
+    history = [(ns, _number(value.get("missing"))) for _, ns, value in revisions]
+    return Told(gap, value["id"].rpartition("-")[0], history)
+
+
+def _number(found: object) -> int | None:
+    return found if type(found) is int else None
+
+
+def _text(found: object) -> str | None:
+    return found if isinstance(found, str) else None
+
+
+def _ns(moment: str | None, otherwise: int) -> int:
+    if moment is None:
+        return otherwise
+    try:
+        return int(nanoseconds(moment.removesuffix("Z").replace("T", " ")) or otherwise)
+    except ValueError:
+        return otherwise
