@@ -137,7 +137,7 @@ class Judgement:
         """Whether a gap without numbers lies where they were due."""
         low, high = sorted((before.last.ns, after.first.ns))
         return any(
-            not _is_counted(t.gap) and t.began_ns <= high and low <= t.ended_ns and (t.gap.began or t.gap.ended)
+            not _is_counted(t.gap) and t.began_ns < high and low < t.ended_ns and (t.gap.began or t.gap.ended)
             for t in own
         )
 
