@@ -70,9 +70,7 @@ def two_producers(folder: Path, lost: frozenset[int] = frozenset()) -> FeedWorld
         (set(), None),
     ],
 )
-def test_what_was_received_and_is_not_there_is_found(
-    tmp_path: Path, lost: set[int], evidence: str | None
-):
+def test_what_was_received_and_is_not_there_is_found(tmp_path: Path, lost: set[int], evidence: str | None):
     """A number that some producer got is somewhere, or told; it need not be there twice."""
     result = two_producers(tmp_path, frozenset(lost)).audit()
 
