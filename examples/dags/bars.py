@@ -51,7 +51,9 @@ def auctions(day: str):
     doc_md=__doc__,
 )
 def bars():
-    @task(execution_timeout=timedelta(minutes=10))
+    @task(
+        execution_timeout=timedelta(minutes=10)
+    )  # a day's bars take seconds; most of this is waiting while a load has the file
     def days() -> list[str]:
         """Return the days of which silver has other bars than the files."""
         params = get_current_context()["params"]

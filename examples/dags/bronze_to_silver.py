@@ -51,6 +51,7 @@ def bronze_to_silver():
 
     # DuckDB has one writer, and retries are no queue: of twelve loads at once nine failed, with five retries each still five.
     # Of a warehouse that takes many writers, let as many targets load at once as there are: each has a lock row of its own.
+    # What half an hour is not enough for, the next attempt goes on with: each transaction of a load stays.
     @task(max_active_tis_per_dagrun=1, execution_timeout=timedelta(minutes=30), map_index_template="{{ target_name }}")
     def load(target: dict[str, str]) -> dict[str, int]:
         """Load one target; another attempt that is still at work loads something or nothing, and nothing twice."""
@@ -68,7 +69,8 @@ def bronze_to_silver():
         store.close()
         return {name: n for name, n in attrs.asdict(done).items() if isinstance(n, int)}
 
-    # none_failed: where nothing was lacking, load is skipped, and silver is looked at all the same
+    # none_failed: where nothing was lacking, load is skipped, and silver is looked at all the same. It counts rows and reads no
+    # object, so half an hour is for a warehouse that was asleep.
     @task(trigger_rule="none_failed", execution_timeout=timedelta(minutes=30), map_index_template="{{ target_name }}")
     def check(stream: str) -> str:
         """Let nobody read on before chain, ledger and rows agree."""

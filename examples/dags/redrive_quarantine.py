@@ -52,7 +52,7 @@ def redrive_quarantine():
         """End here where it was only asked."""
         return not get_current_context()["params"]["dry_run"]
 
-    @task(execution_timeout=timedelta(hours=2))
+    @task(execution_timeout=timedelta(hours=2))  # ended or killed, it goes on with what is still in quarantine
     def redrive() -> dict[str, int]:
         """Move what the contract takes now."""
         run = run_of(get_current_context()["params"])

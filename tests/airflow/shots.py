@@ -1,5 +1,5 @@
 """
-Takes the screenshots of the page on Airflow: ``shots.py ADDRESS PASSWORD FOLDER``, of an Airflow that runs.
+Takes the screenshots of the page on Airflow, in light and dark: ``shots.py ADDRESS PASSWORD REPORT FOLDER``, while it runs.
 
     HEADRACE_AIRFLOW_SHOTS=docs/pages/assets nox -s airflow -- --standalone
 
@@ -16,7 +16,7 @@ import urllib.request
 from pathlib import Path
 from urllib.parse import quote
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, Playwright, sync_playwright
 
 OPTIONS = [
     "--no-sandbox",
@@ -27,14 +27,27 @@ OPTIONS = [
 ]
 
 
-def main(base: str, password: str, folder: str) -> None:
+def main(base: str, password: str, report: str, folder: str) -> None:
     run, asset = newest_run(base, password)
-    with sync_playwright() as player, tempfile.TemporaryDirectory() as profile:
+    paths = {
+        "grid": f"{base}/dags/bronze_to_silver",
+        "graph": f"{base}/dags/bronze_to_silver/runs/{quote(run)}",
+        "assets": f"{base}/assets/{asset}",
+        "report": Path(report).as_uri(),
+    }
+    with sync_playwright() as player:
+        for scheme in ("light", "dark"):
+            take(player, scheme, base, password, paths, Path(folder))
+
+
+def take(player: Playwright, scheme: str, base: str, password: str, paths: dict[str, str], folder: Path) -> None:
+    with tempfile.TemporaryDirectory() as profile:
         browser = player.chromium.launch_persistent_context(
             profile,
             executable_path=shutil.which("chromium") or shutil.which("google-chrome"),
             headless=True,
             viewport={"width": 1360, "height": 760},
+            color_scheme=scheme,
             args=OPTIONS,
         )
         page = browser.new_page()
@@ -43,16 +56,14 @@ def main(base: str, password: str, folder: str) -> None:
         page.fill('input[name="password"]', password)
         page.click('button[type="submit"]')
         page.wait_for_load_state("networkidle")
-        for name, path in {
-            "grid": "/dags/bronze_to_silver",
-            "graph": f"/dags/bronze_to_silver/runs/{quote(run)}",
-            "assets": f"/assets/{asset}",
-        }.items():
-            page.goto(base + path, wait_until="networkidle")
+        page.evaluate("scheme => localStorage.setItem('theme', scheme)", scheme)
+        for name, address in paths.items():
+            page.goto(address, wait_until="networkidle")
             if name == "graph":
                 show_graph(page)
             page.wait_for_timeout(3_000)  # the graph is laid out, and moves, after all has come
-            page.screenshot(path=str(Path(folder, f"airflow-{name}.png")))
+            dark = "-dark" if scheme == "dark" else ""
+            page.screenshot(path=str(folder / f"airflow-{name}{dark}.png"))
         browser.close()
 
 

@@ -24,7 +24,7 @@ DAGS = Path(__file__).parents[2] / "examples" / "dags"
 SECRET = "xK7-never-to-be-seen"  # stands in a connection, and in no file that is left
 
 
-def until(condition: Callable[[], Any], what: str, timeout_s: float = 300.0, every_s: float = 0.2) -> Any:
+def until(condition: Callable[[], Any], what: str, timeout_s: float = 300.0, every_s: float = 0.5) -> Any:
     """Wait for a condition, with a bound, and return what it returned. An Airflow that does not answer now is asked again."""
     deadline, found = time.monotonic() + timeout_s, None
     while not found:
@@ -73,6 +73,8 @@ class Airflow:
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW__CORE__DAGS_FOLDER": str(self.dags),
             "AIRFLOW__CORE__PARALLELISM": "4",
+            # a busy machine's SQLite is locked for longer than the five seconds that a request waits by default
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{self.home.resolve()}/airflow.db?timeout=60",
             "AIRFLOW__API__HOST": "127.0.0.1",
             "AIRFLOW__API__PORT": api,
             "AIRFLOW__API__BASE_URL": self.base,  # without it every task asks port 8080, and fails
@@ -81,6 +83,7 @@ class Airflow:
             "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": worker,
             "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": trigger,
             "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "20",  # by default five minutes until a lost task is seen
+            "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "30",  # and five until one that stands still is
             **self.environment,
         }
 
@@ -103,8 +106,12 @@ class Airflow:
 
     def scheduler(self) -> int:
         """The scheduler's own process."""
+        return self.part("scheduler")
+
+    def part(self, name: str) -> int:
+        """The process of a part: scheduler, triggerer, dag-processor, api_server."""
         found = {pid: args for session in self._sessions for pid, args in processes(session).items()}
-        return min(pid for pid, args in found.items() if "airflow scheduler" in args)
+        return min(pid for pid, args in found.items() if f"airflow {name}" in args)
 
     def kill_all(self) -> None:
         """End every process at once, as a machine does that loses its power."""
@@ -167,6 +174,19 @@ class Airflow:
 
         until(done, f"{dag} is known")
 
+    def pause(self, dag: str) -> None:
+        assert self.ask("PATCH", f"/api/v2/dags/{dag}", {"is_paused": True})["is_paused"]
+
+    def clear(self, dag: str, run: str, **which: object) -> None:
+        """Have tasks of a run run again; all of them, where none is named."""
+        of = {"dry_run": False, "dag_run_id": run, "only_failed": False, "reset_dag_runs": True, **which}
+        self.ask("POST", f"/api/v2/dags/{dag}/clearTaskInstances", of)
+
+    def backfill(self, dag: str, begin: str, end: str) -> None:
+        """Have a DAG run for the days between, both too, two at a time."""
+        days = {"from_date": f"{begin}T00:00:00Z", "to_date": f"{end}T23:59:59Z"}
+        self.ask("POST", "/api/v2/backfills", {"dag_id": dag, **days, "max_active_runs": 2})
+
     def trigger(self, dag: str, **conf: object) -> str:
         return self.ask("POST", f"/api/v2/dags/{dag}/dagRuns", {"logical_date": None, "conf": conf})["dag_run_id"]
 
@@ -181,6 +201,13 @@ class Airflow:
     def instances(self, dag: str, run: str = "~", **of: object) -> list[dict[str, Any]]:
         found = self.ask("GET", f"/api/v2/dags/{dag}/dagRuns/{quote(run)}/taskInstances?limit=1000")["task_instances"]
         return [each for each in found if all(each[name] == value for name, value in of.items())]
+
+    def returned(self, instance: Mapping[str, Any], task: str) -> Any:
+        """What a task of the same run returned."""
+        run = quote(instance["dag_run_id"])
+        where = f"/api/v2/dags/{instance['dag_id']}/dagRuns/{run}/taskInstances/{task}/xcomEntries/return_value"
+        found = self.ask("GET", where)["value"]
+        return json.loads(found) if isinstance(found, str) else found
 
     def tries(self, instance: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Every attempt of a task instance, also those that were lost."""

@@ -42,6 +42,8 @@ def test_limits(bag, name):
     assert dag.dagrun_timeout
     assert all(task.retries == 3 and task.retry_policy for task in dag.tasks)
     assert all(task.execution_timeout for task in dag.tasks if task.task_id != "wanted")
+    assert {"default_pool"} == {task.pool for task in dag.tasks}  # any other one must be made by somebody
+    assert not any(getattr(task, "deferrable", False) for task in dag.tasks)  # so no triggerer is needed
 
 
 def test_parse_time():
