@@ -12,6 +12,7 @@ import attrs
 import pytest
 from audit_faults import FAULTS, told
 from audit_world import World, healthy
+from feed_world import healthy_feed
 
 from headrace.auditing.chains import Judged, Sound
 from headrace.auditing.objects import Named
@@ -109,6 +110,26 @@ def test_a_finding_stands_with_its_place_and_next_step(results: dict[str, AuditR
     assert "changed in the rows <span>partition 0, offsets [8, 9)</span>" in text
     assert finding.advice.replace("'", "&#x27;") in text
     assert 'class="mark"' in text
+
+
+def test_a_feeds_gaps_are_on_it(tmp_path: Path):
+    """What never came stands apart from what is wrong: each gap with its numbers, its state and its cause."""
+    text = render(healthy_feed(tmp_path).audit())
+
+    Elements(text)
+    assert "<h1>Complete</h1>" in text
+    assert '<h2 id="gaps">Not sent by the feed</h2>' in text
+    row = '<td>5 to 7</td><td>2</td><td class="text">missing</td><td class="text">numbers are missing</td>'
+    assert row in text
+    assert "7</dd>" in text
+
+
+def test_on_paper_no_word_is_broken(page: str):
+    """A number cut into two lines is another number: lines break between words, headings stay with what follows."""
+    paper = page[page.index("@media print") :]
+    assert "overflow-wrap: normal" in paper
+    assert re.search(r"h2[^{]*\{ break-after: avoid", paper)
+    assert "counter(page)" in page
 
 
 def _luminance(colour: str) -> float:

@@ -39,7 +39,7 @@ def _table(result: AuditResult) -> str:
 
 
 def _row(gap: FeedGap) -> str:
-    numbers = "not counted" if gap.last is None or gap.next is None else f"{gap.last + 1:,} to {gap.next - 1:,}"
+    numbers = gap.numbers or "not counted"
     missing = gap.missing if gap.absent is None else gap.absent
     cells = {
         "from": _moment(gap.began) or "its start",

@@ -216,6 +216,13 @@ class FeedGap:
     absent: int | None = None
 
     @property
+    def numbers(self) -> str:
+        """Between which it lies, for people: "5 to 7"; "" where the feed does not count, or none was left out."""
+        if self.last is None or self.next is None or self.next <= self.last + 1:
+            return ""
+        return f"{self.last + 1}" if self.next == self.last + 2 else f"{self.last + 1} to {self.next - 1}"
+
+    @property
     def state(self) -> Literal["filled", "missing", "open", "may be missing"]:
         """
         What of it is there.

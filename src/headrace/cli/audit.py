@@ -191,7 +191,7 @@ def not_sent(result: AuditResult) -> Iterator[str]:
 def told(gap: FeedGap) -> str:
     """One gap in a line."""
     missing = gap.missing if gap.absent is None else gap.absent
-    which = "" if gap.last is None or gap.next is None else f" {gap.last + 1} to {gap.next - 1}:"
+    which = f" {gap.numbers}:" if gap.numbers else ""
     what = "something may be missing" if missing is None else f"{counted(missing, 'message')} missing"
     when = f"{gap.began or 'its start'} to {gap.ended or 'no end'}"
     return f"{gap.symbol}{which} {what}, {gap.cause} ({when}, producer {gap.producer})"
