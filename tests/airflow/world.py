@@ -194,8 +194,11 @@ def world(folder: Path) -> Iterator[World]:
         # a transaction whose client was killed is rolled back, as the service does after some minutes
         server = stack.enter_context(Snowflake(folder=folder / "snowflake", password=password, idle_s=15))
         topics = Topics(bootstrap=kafka.bootstrap)
-        topics.make("trades", 2)
-        topics.make("bars", 1)
+        for_ever = {
+            "retention.ms": "-1"
+        }  # the day is one of 2013: Kafka's clean-up would take it, some minutes after it came
+        topics.make("trades", 2, config=for_ever)
+        topics.make("bars", 1, config=for_ever)
         snowflake = server.endpoint
         schema = snowflake.schema()
         with closing(snowflake.connect()) as connection:
