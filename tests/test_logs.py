@@ -15,7 +15,8 @@ import pytest
 pytest.importorskip("structlog")
 
 from headrace.errors import ConfigError
-from headrace.logs import configure, event, redacted
+from headrace.logs import configure, event, marked, redacted, run_id
+from headrace.sampling import Sampling
 
 LOG = logging.getLogger("headrace.test")
 
@@ -225,3 +226,72 @@ print(handled, logging.root.level == before, {{l.level for l in ours}})
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ("[] True {0}\n", "") == (done.stdout, done.stderr)
+
+
+def test_repeated_errors():
+    """Of a hundred lines alike the first is written at once, the others as a number now and then, and none is lost in the end."""
+    now, out = [0.0], io.StringIO()
+    configure(format="json", run="r1", stream=out)
+    handler = next(h for h in logging.getLogger().handlers if h.get_name() == "headrace")
+    handler._sampling = Sampling(30.0, lambda: now[0])
+    for n in range(100):
+        now[0] = float(n)
+        event(LOG, logging.WARNING, "trying again", attempt=n, error=f"broker 7 timed out after {n} ms")
+    event(LOG, logging.INFO, "seen")  # what is no warning is written each time
+    event(LOG, logging.INFO, "seen")
+    written = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert [(0, None), (29, 29), (59, 30), (89, 30)] == [
+        (line["attempt"], line.get("repeated")) for line in written if line["event"] == "trying again"
+    ]
+    assert 2 == sum(line["event"] == "seen" for line in written)
+    configure(format="json", stream=io.StringIO())  # the handler is closed, as at the process's end
+    last = json.loads(out.getvalue().splitlines()[-1])
+    assert ("trying again", 99, 10) == (last["event"], last["attempt"], last["repeated"])
+    counted = sum(line.get("repeated", 1) for line in map(json.loads, out.getvalue().splitlines()) if "attempt" in line)
+    assert 100 == counted
+
+
+@pytest.mark.parametrize("other", [{"partition": 4}, {"error": "denied"}, {"feed": "b"}, {"target": "t"}])
+def test_other_errors_are_not_repeated_ones(other):
+    """A line about another place, or with another error, is a first one."""
+    out = io.StringIO()
+    configure(format="json", stream=out, repeat_s=60)
+    for more in ({}, other, {}, other):
+        event(LOG, logging.ERROR, "partition stopped", **({"stream": "s", "partition": 3, "error": "lost"} | more))
+    assert 2 == len(out.getvalue().splitlines())
+
+
+def test_every_line_on_request(monkeypatch):
+    """HEADRACE_LOG_REPEAT_S=0 writes each line; a word that is no number is refused."""
+    monkeypatch.setenv("HEADRACE_LOG_REPEAT_S", "0")
+    out = io.StringIO()
+    configure(format="json", stream=out)
+    for _ in range(5):
+        event(LOG, logging.ERROR, "lost")
+    assert 5 == len(out.getvalue().splitlines())
+    monkeypatch.setenv("HEADRACE_LOG_REPEAT_S", "often")
+    with pytest.raises(ConfigError, match="expected seconds"):
+        configure(stream=out)
+
+
+def test_many_kinds_of_errors_are_bounded():
+    """What is followed does not grow with the number of kinds, and what is forgotten is told before."""
+    sampling = Sampling(1e9)
+    for _ in range(2):
+        for n in range(500):
+            list(
+                sampling.taken(
+                    logging.makeLogRecord({"levelno": logging.ERROR, "what": "x", "fields": {"partition": n}})
+                )
+            )
+    over = list(sampling.taken(logging.makeLogRecord({"levelno": logging.ERROR, "what": "y"})))
+    assert ["y", "x"] == [r.what for r in over]
+    assert 1 == over[1].fields["repeated"]
+    assert 499 == len(list(sampling.rest()))
+
+
+def test_run_in_what_is_left_behind():
+    """A configured process puts its run before what it names; a library alone has no run."""
+    assert ("", "abc") == (run_id(), marked("abc"))
+    configure(run="nightly-7", stream=io.StringIO())
+    assert ("nightly-7", "nightly-7.abc") == (run_id(), marked("abc"))

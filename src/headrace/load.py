@@ -346,6 +346,19 @@ class Load:
     def _load(self, group: list[Segment], began_s: float) -> None:
         loadable = self._loadable(group)
         result = self._retry(lambda: self.loader.load(loadable))
+        for segment in group:
+            log_event(
+                _log,
+                logging.DEBUG,
+                "segment loaded",
+                stream=segment.partition.stream,
+                partition=segment.partition.number,
+                start=segment.start,
+                end=segment.end,
+                records=segment.trailer.records,
+                writer=segment.trailer.writer,
+                target=self.loader.target,
+            )
         self.progress = LoadProgress(
             self.progress.result + result,
             self.progress.transactions + 1,

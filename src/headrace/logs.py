@@ -12,8 +12,12 @@ logger    Whose line it is: ``headrace.pipeline``
 event     What happened: ``segment stored``
 run       Which process of the deployment
 stream, partition, start, end, records, error, …  What it is about, as given to `event`
+repeated  So many lines alike came since the last one of them that was written, this one too
 exc       The traceback, where there is one
 ========= ==========================================================================================
+
+The schema is a file, `SCHEMA`, and the test suite holds the log of every command against it. The run's id goes where its
+work goes: into the connection ids in the headers of a feed's records, the trailers of segments, the ledger's attempts.
 """
 
 from __future__ import annotations
@@ -23,16 +27,24 @@ import os
 import re
 import secrets
 import sys
+import threading
 import traceback
 from collections.abc import MutableMapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import IO, Any, Literal
 
+from headrace.sampling import Sampling
 from headrace.uri import is_secret
 
 Format = Literal["auto", "text", "json"]
 
 _HANDLER = "headrace"
+_REPEAT_S = 30.0
+_RUN_LENGTH = 64
+
+SCHEMA = Path(__file__).with_name("log.schema.json")
+"""What a line may hold, as JSON Schema."""
 
 # a password may hold "/" and "@" that nobody encoded: all up to the last "@" goes, unless a port stands there; and the
 # slashes may have been forgotten
@@ -58,6 +70,7 @@ def configure(
     level: str = "info",
     run: str | None = None,
     stream: IO[str] | None = None,
+    repeat_s: float | None = None,
 ) -> str:
     """
     Configure logging for this process: the only place that does. Calling it again replaces what it did before.
@@ -73,6 +86,10 @@ def configure(
 
         stream: Where lines go; standard error, whatever it is at that moment, unless given.
 
+        repeat_s: A warning or an error that repeats is written at most so often, with the number of those between as
+            ``repeated``; the first and the last always are. 0: each line. The variable HEADRACE_LOG_REPEAT_S, or 30, unless
+            given.
+
     Returns:
         The run's id.
 
@@ -87,13 +104,15 @@ def configure(
     if format not in ("auto", "text", "json"):
         raise ConfigError(f"found log format {format!r}, expected auto, text or json")
     run = run or os.environ.get("HEADRACE_RUN") or secrets.token_hex(4)
+    repeat_s = _repeat_s() if repeat_s is None else repeat_s
     drawn = (sys.stderr if stream is None else stream).isatty()
-    handler = _StandardError() if stream is None else logging.StreamHandler(stream)
+    handler = _Lines(stream, run, Sampling(repeat_s))
     handler.setFormatter(_formatter(run, as_text=format == "text" or (format == "auto" and drawn), drawn=drawn))
     handler.set_name(_HANDLER)
     root = logging.getLogger()
     for old in [h for h in root.handlers if h.get_name() == _HANDLER]:
         root.removeHandler(old)
+        old.close()  # what it was silent about
     root.addHandler(handler)
     root.setLevel(level.upper())
     logging.captureWarnings(True)
@@ -112,15 +131,53 @@ def redacted(text: str) -> str:
     return "".join([*kept, text[done:]])
 
 
-class _StandardError(logging.StreamHandler[Any]):
-    """Writes to whatever standard error is now: a progress bar that is drawn there puts itself in its place."""
+class _Lines(logging.StreamHandler[Any]):
+    """
+    Writes what its sampling lets through: to what it was given, or to whatever standard error is now, for a progress bar that
+    is drawn there puts itself in its place.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, out: IO[str] | None, run: str, sampling: Sampling) -> None:
         logging.Handler.__init__(self)
+        self.run = run
+        self._out = out
+        self._sampling = sampling
 
     @property
     def stream(self) -> Any:
-        return sys.stderr
+        return sys.stderr if self._out is None else self._out
+
+    def emit(self, record: logging.LogRecord) -> None:
+        for each in self._sampling.taken(record):
+            super().emit(each)
+
+    def close(self) -> None:
+        with self.lock or threading.Lock():
+            for each in self._sampling.rest():
+                super().emit(each)
+        super().close()
+
+
+def run_id() -> str:
+    """Return the id of this process's run, as on its log lines; "" where nobody has configured its log."""
+    handlers = [h for h in logging.getLogger().handlers if isinstance(h, _Lines)]
+    return handlers[0].run if handlers else ""
+
+
+def marked(token: str) -> str:
+    """Put the run's id, where there is one, before a random token: what this process leaves behind leads to its log."""
+    run = run_id()
+    return f"{run[:_RUN_LENGTH]}.{token}" if run else token
+
+
+def _repeat_s() -> float:
+    from headrace.errors import ConfigError  # noqa: PLC0415 - as above
+
+    text = os.environ.get("HEADRACE_LOG_REPEAT_S", "")
+    try:
+        return float(text) if text else _REPEAT_S
+    except ValueError as exc:
+        raise ConfigError(f"found HEADRACE_LOG_REPEAT_S={text!r}, expected seconds, 0 for each line") from exc
 
 
 def _formatter(run: str, *, as_text: bool, drawn: bool) -> logging.Formatter:

@@ -130,7 +130,7 @@ class Fleet:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
-                env={**environment(), **self.environment, "HEADRACE_RUN": name},
+                env={**environment(), **self.environment, "HEADRACE_RUN": name, "HEADRACE_LOG_REPEAT_S": "0"},
                 start_new_session=True,
             )
         member = Member(name=name, process=process, log=log)

@@ -28,10 +28,16 @@ def show_record(output: Output, chain: Chain, number: int, offset: int, *, raw: 
     place = f"{chain.store.place}/{segment.key}"
     if output.as_json:
         output.document(
-            {"stream": chain.dataset.stream, "partition": number, "record": fields_of(record), "object": place}
+            {
+                "stream": chain.dataset.stream,
+                "partition": number,
+                "record": fields_of(record),
+                "object": place,
+                "writer": segment.trailer.writer,
+            }
         )
         return DONE
-    print_fields(output, {**record_rows(record), "object": place})
+    print_fields(output, {**record_rows(record), "object": place, "writer": segment.trailer.writer})
     return DONE
 
 

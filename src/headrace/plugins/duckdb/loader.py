@@ -34,6 +34,7 @@ from headrace.loader import (
     refuse_impossible,
 )
 from headrace.logs import event as log_event
+from headrace.logs import marked
 from headrace.plugins.duckdb import views
 from headrace.plugins.duckdb.alter import changes
 from headrace.plugins.duckdb.audit import stored, tally
@@ -279,7 +280,7 @@ class DuckDBLoader(Loader):
 
     def _transaction(self, connection: duckdb.DuckDBPyConnection, work: Callable[[str], LoadResult]) -> LoadResult:
         """Lock row first, with a fresh attempt id; everything else after it; COMMIT last (S2)."""
-        attempt = secrets.token_hex(16)
+        attempt = marked(secrets.token_hex(16))
         connection.execute("BEGIN")
         try:
             self._lock(connection, attempt)

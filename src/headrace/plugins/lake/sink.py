@@ -32,6 +32,7 @@ from headrace.errors import (
 )
 from headrace.finding import Finding
 from headrace.formats import COMPRESSIONS, Content, Format, Workers, format_of
+from headrace.logs import run_id
 from headrace.plugins.lake.doctor import check_lake
 from headrace.plugins.lake.pin import pin
 from headrace.plugins.lake.probe import probe
@@ -321,5 +322,6 @@ class LakeDraft(Draft):
 
 
 def writer_name() -> str:
-    """Who writes, for people who read a trailer or a note: host and process."""
-    return f"{socket.gethostname()[:32]}/{os.getpid()}"
+    """Who writes, for people who read a trailer or a note: host and process, and the run by which its log is found."""
+    run = run_id()
+    return f"{socket.gethostname()[:32]}/{os.getpid()}" + (f" run={run[:64]}" if run else "")

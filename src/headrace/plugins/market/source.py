@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 
 from headrace.finding import Finding
+from headrace.logs import marked
 from headrace.metric import Metric
 from headrace.plugins.market.backlog import Backlog, Chunk
 from headrace.plugins.market.backoff import Backoff
@@ -79,7 +80,7 @@ class FeedSource(Source):
     feed: Feed
     stream: str = ""
     producer: str = ""
-    _run: str = attrs.field(factory=lambda: secrets.token_hex(4))  # in all ids, so that none is ever used twice
+    _run: str = attrs.field(factory=lambda: marked(secrets.token_hex(4)))  # in all ids, so that none is ever used twice
     queue_bytes: int = attrs.field(default=32 << 20, validator=attrs.validators.gt(0))
     reconnect_first_s: float = 1.0
     reconnect_most_s: float = 60.0

@@ -35,6 +35,7 @@ from headrace.loader import (
     refuse_impossible,
 )
 from headrace.logs import event as log_event
+from headrace.logs import marked, run_id
 from headrace.plugins.snowflake.account import Account
 from headrace.plugins.snowflake.alter import additions, altered, changes, columns, fitting
 from headrace.plugins.snowflake.audit import stored, tally
@@ -133,7 +134,7 @@ class SnowflakeLoader(Loader):
             )
         self.target = self.target.upper()  # the ledger's word for it, whoever wrote it how
         self._tables = Tables(self.target)
-        self.run = self.run or secrets.token_hex(4)
+        self.run = self.run or run_id() or secrets.token_hex(4)
 
     @classmethod
     def from_uri(cls, uri: URI, registry: Registry, *, contract: type) -> SnowflakeLoader:
@@ -324,7 +325,7 @@ class SnowflakeLoader(Loader):
 
     def _transaction(self, session: Session, work: Callable[[Writing], T]) -> T:
         """Lock row first, with a fresh attempt id; everything else after it; COMMIT last (S2)."""
-        writing = Writing(session, self._tables, self._contract, secrets.token_hex(16))
+        writing = Writing(session, self._tables, self._contract, marked(secrets.token_hex(16)))
         session.execute("BEGIN")
         try:
             self._lock(session, writing.attempt)
