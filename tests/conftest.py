@@ -53,7 +53,8 @@ CLIENTS = {
     "snowflake": ("headrace.plugins.snowflake",),
     "typer": ("headrace.cli",),
     "jsonschema": (),
-    "prometheus_client": ("headrace.watching.meters", "headrace.watching.watching"),
+    "yaml": (),
+    "prometheus_client": ("headrace.watching.ended", "headrace.watching.meters", "headrace.watching.watching"),
 }
 """What comes with an extra, and which of our modules cannot be imported without it."""
 MISSING = {

@@ -59,6 +59,16 @@ def common(
     context: typer.Context,
     log_level: LogLevel = "",
     log_format: LogFormat = "",
+    metrics_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--metrics-file",
+            metavar="FILE",
+            envvar="HEADRACE_METRICS_FILE",
+            show_default="none",
+            help="Write how the command ended as metrics, for node_exporter's textfile collector. A file for each job.",
+        ),
+    ] = None,
     _version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
     ] = False,
@@ -79,7 +89,7 @@ def common(
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
         raise typer.Exit(USAGE)
-    begin(context, log_level, log_format)
+    begin(context, log_level, log_format).metrics_file = metrics_file
 
 
 def application(*, drawn: bool) -> typer.Typer:
@@ -199,8 +209,21 @@ def _end(command: str, output: Output, code: int) -> int:
     if command in _HEARD:
         from headrace.registry import Registry  # noqa: PLC0415 - not for those that only show
 
+        _write_metrics(command, output, code)
         Registry.discover().ended(lambda: Ended(command, code, output.told()))
     return code
+
+
+def _write_metrics(command: str, output: Output, code: int) -> None:
+    """Write the file that was asked for; where that fails the command has ended as it has ended, and the log says so."""
+    if output.metrics_file is None:
+        return
+    from headrace.watching.ended import write_ended  # noqa: PLC0415 - only where it is asked for
+
+    try:
+        write_ended(output.metrics_file, command, code, output.told())
+    except HeadraceError as error:
+        log_event(_log, logging.ERROR, "metrics not written", path=str(output.metrics_file), error=error)
 
 
 def _tell(output: Output, error: HeadraceError) -> None:

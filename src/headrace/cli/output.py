@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import attrs
 from rich.console import Console
@@ -34,12 +35,15 @@ class Output:
         log_format: As asked for. With "json" an error is a log line and no paragraph: a machine reads standard error.
 
         run: The run's id in the logs.
+
+        metrics_file: Where to write how the command ended; None: nowhere.
     """
 
     as_json: bool = False
     log_level: str = ""
     log_format: str = ""
     run: str | None = None
+    metrics_file: Path | None = None
     _console: Console = attrs.field(factory=lambda: Console(highlight=False), init=False, repr=False)
     _kept: dict[str, object] = attrs.field(factory=dict, init=False)
     _told: Mapping[str, object] = attrs.field(factory=dict, init=False, repr=False)
