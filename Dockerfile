@@ -78,5 +78,9 @@ CMD ["standalone"]
 # the last one is what `docker build` makes unless a target is named
 FROM runtime AS headrace
 COPY --from=installed /opt/headrace /opt/headrace
+# `stream`, `load` and `record` say at this place how they are: 0.0.0.0:9464 lets other containers ask for /metrics as well
+ENV HEADRACE_SERVE=127.0.0.1:9464
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
+    CMD ["python", "-c", "import http.client as h; c = h.HTTPConnection('127.0.0.1', 9464, timeout=4); c.request('GET', '/ready'); raise SystemExit(c.getresponse().status != 200)"]
 ENTRYPOINT ["headrace"]
 CMD ["--help"]

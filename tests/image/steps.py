@@ -20,7 +20,7 @@ from pathlib import Path
 import attrs
 import dockerfile
 
-PLACES = re.compile(r"(?<![\w./-])/(?=(?:build|etc|home|opt|srv)(?:/|\b))")
+PLACES = re.compile(r"(?<![\w.-])/(?=(?:build|etc|home|opt|srv)(?:/|\b))")
 """Where an absolute path of the image begins; other paths are the machine's, such as the cache of an installer."""
 KEPT = re.compile(r"(PIP|UV|SSL|REQUESTS|CURL|HTTPS?|NO|https?|no)_\w+|HOME")
 
@@ -133,7 +133,7 @@ class Image:
         first, *rest = instructions
         self.root.mkdir()
         if (base := self._stages.get(first.value[0])) is not None:
-            shutil.copytree(base.root, self.root, symlinks=True, dirs_exist_ok=True)
+            self._linked(base.root, self.root)
             stage = attrs.evolve(base, root=self.root, environment=dict(base.environment), labels=dict(base.labels))
         else:
             stage = Stage(self.root, {"PATH": f"{self.folder}/bin:/usr/local/bin:/usr/bin:/bin"})
@@ -187,11 +187,19 @@ class Image:
             found = self._stages[other].root / source.lstrip("/") if other else self.context / source
             into = place / found.name if target.endswith("/") else place
             into.parent.mkdir(parents=True, exist_ok=True)
-            if found.is_dir():
-                ignore = shutil.ignore_patterns("__pycache__", "*.pyc") if not other else None
+            if other:
+                self._linked(found, into)
+            elif found.is_dir():
+                ignore = shutil.ignore_patterns("__pycache__", "*.pyc")
                 shutil.copytree(found, into, symlinks=True, dirs_exist_ok=True, ignore=ignore)
             else:
                 shutil.copyfile(found, into)
+
+    @staticmethod
+    def _linked(found: Path, into: Path) -> None:
+        """The same files, with their owners, under another name: nothing here changes a file that an earlier stage made."""
+        into.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["cp", "-al", f"{found}/.", into], check=True)
 
     def _run(self, stage: Stage, one: dockerfile.Command, known: Mapping[str, str]) -> None:
         assert not stage.user, f"line {one.start_line}: what is built is built by root, and run by another"
