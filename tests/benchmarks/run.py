@@ -22,6 +22,7 @@ from typing import Any
 
 import bronze
 import encode
+import freshness
 import imports
 import recovery
 import silver
@@ -35,7 +36,7 @@ ROOT = Path(__file__).parents[2]
 _PIPE_WIDTH = 176
 _THOUSANDS_FROM = 10_000
 ALONE = ("bronze", "jsonl", "encode", "silver", "import")
-SERVICES = ("s3", "process", "latency", "recovery", "processes")
+SERVICES = ("s3", "process", "latency", "recovery", "processes", "freshness")
 PACKAGES = (
     "headrace",
     "attrs",
@@ -63,6 +64,7 @@ def main() -> None:
         "latency": services.latency,
         "recovery": partial(recovery.look_up, segments=arguments.segments),
         "processes": services.processes,
+        "freshness": freshness.freshness,
     }
     console = Console()
     if not console.is_terminal:
