@@ -190,7 +190,7 @@ def broken(name: str, text: str) -> list[str]:
     """Links of a page that lead nowhere."""
     found = []
     for target in re.findall(r"\]\(((?!https?:)[^)\s]+)\)", FENCE.sub("", text)):
-        path, _, anchor = target.partition("#")
+        path, _, anchor = re.sub(r"\.png#only-(light|dark)$", ".png", target).partition("#")  # the theme's own word
         file = (ROOT / name).parent / path
         if not file.exists() or (anchor and anchor not in anchors(file.read_text(encoding="utf-8") if path else text)):
             found.append(target)

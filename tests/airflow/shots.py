@@ -51,6 +51,7 @@ def take(player: Playwright, scheme: str, base: str, password: str, paths: dict[
             args=OPTIONS,
         )
         page = browser.new_page()
+        page.set_default_timeout(120_000)  # a busy machine's
         page.goto(f"{base}/", wait_until="networkidle")
         page.fill('input[name="username"]', "admin")
         page.fill('input[name="password"]', password)
