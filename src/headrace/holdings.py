@@ -79,7 +79,7 @@ class Holdings:
     # ---- filling ------------------------------------------------------------------------------------------
 
     def add(self, holding: Holding, batch: Batch) -> None:
-        """Encode an accepted batch into the open draft; a draft that is full is closed and another one opened."""
+        """Encode an accepted batch into the open draft; one that is full or urgent is closed, and another one opened."""
         rest: Batch | None = batch
         while rest is not None:
             held = holding.open or self._open_draft(holding, rest)
@@ -94,6 +94,8 @@ class Holdings:
             # what a commit makes of a draft is a copy, for a moment: one must not be most of the memory
             if self.flush.full(held) or held.draft.held_bytes > self.memory_bytes // 8:
                 self.close_draft(holding.partition)
+        if batch.urgent:
+            self.close_draft(holding.partition)
 
     def _open_draft(self, holding: Holding, batch: Batch) -> Held:
         buffer_bytes = self.memory_bytes // (4 * len(self._all))

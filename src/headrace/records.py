@@ -93,6 +93,8 @@ class Batch:
         timestamp_types: None where every timestamp is the producer's ("create").
 
         nbytes: Bytes in keys, values and headers.
+
+        urgent: The source waits until it is stored: its draft is committed at once.
     """
 
     partition: Partition
@@ -107,6 +109,7 @@ class Batch:
     headers: Sequence[Headers | None] | None
     timestamp_types: Sequence[TimestampType] | None
     nbytes: int
+    urgent: bool = False
 
     @classmethod
     def of(

@@ -30,7 +30,7 @@ EVENTS = st.lists(
 def last_of(gaps: Gaps) -> list[dict[str, Any]]:
     """Each gap as its highest revision says; every revision must be one more than the one before."""
     found: dict[str, dict[str, Any]] = {}
-    for _, value in gaps.out:
+    for _, value, _ in gaps.out:
         gap = json.loads(value)
         assert gap["revision"] == found.get(gap["id"], {"revision": 0})["revision"] + 1
         found[gap["id"]] = gap

@@ -109,14 +109,14 @@ heartbeat_s = 90.0
 
 def test_described_feed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A feed that nobody wrote a plugin for: its envelopes, symbols, pings and keys are said in fourteen lines."""
-    monkeypatch.setenv("FINNHUB_TOKEN", "fff")
+    monkeypatch.setenv("FINNHUB_TOKEN", "sesame")
     with PlainExchange() as exchange:
         (tmp_path / "feed.toml").write_text(DESCRIBED.replace("ADDRESS", exchange.address))
         source = Registry.discover().source(f"websocket://{tmp_path}/feed.toml?symbols=AAPL,MSFT")
         assert isinstance(source, JsonFeedSource)
-        assert "fff" not in repr(source)
+        assert "sesame" not in repr(source)
         feed = source.feed
-        assert (exchange.address + "/?token=fff", {"X-Token": "fff"}) == (feed.url(), feed.headers())
+        assert (exchange.address + "/?token=sesame", {"X-Token": "sesame"}) == (feed.url(), feed.headers())
         assert exchange.address + "/" == feed.safe_url
         words = ['{"type":"subscribe","symbol":"AAPL"}', '{"type":"subscribe","symbol":"MSFT"}']
         assert words == list(feed.dialogue().begin().replies)

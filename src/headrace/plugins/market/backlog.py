@@ -30,6 +30,8 @@ class Chunk:
         headers: Ours.
 
         nbytes: Of keys, values and headers.
+
+        behind: Only to be said when all that came before is stored.
     """
 
     kind: str
@@ -38,6 +40,7 @@ class Chunk:
     values: Sequence[bytes]
     headers: Sequence[Headers]
     nbytes: int
+    behind: bool = False
 
 
 @attrs.define(kw_only=True)

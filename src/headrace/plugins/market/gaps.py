@@ -92,8 +92,11 @@ class Gaps:
     producer: str
     run: str
     numbers: Mapping[str, str] = attrs.field(factory=dict)
-    out: list[tuple[str, bytes]] = attrs.field(factory=list)
-    """Records to be written: symbol and value. Whoever writes them takes them out."""
+    out: list[tuple[str, bytes, bool]] = attrs.field(factory=list)
+    """
+    Records to be written: symbol, value, and whether it says that less is missing than was said. Such a one belongs behind what
+    was received with it, the others before. Whoever writes them takes them out.
+    """
 
     _ids: Iterable[int] = attrs.field(factory=lambda: itertools.count(1), init=False)
     _numbers: dict[str, int] = attrs.field(factory=dict, init=False)  # the last one of each symbol
@@ -186,7 +189,7 @@ class Gaps:
         for gap in self._late.get(symbol, ()):
             if gap.left is not None and number in gap.left:
                 gap.left.discard(number)
-                self._write(gap)
+                self._write(gap, less=True)
                 if not gap.left:
                     self._late[symbol].remove(gap)
                 return
@@ -199,7 +202,7 @@ class Gaps:
         number = next(iter(self._ids))
         return Missing(f"{self.run}-{number}", symbol, cause, from_ns, to_ns, last)
 
-    def _write(self, gap: Missing) -> Missing:
+    def _write(self, gap: Missing, *, less: bool = False) -> Missing:
         gap.revision += 1
         value = {
             "id": gap.id,
@@ -216,5 +219,5 @@ class Gaps:
             "filled": gap.missing == 0,
             **({"numbers": self.numbers} if self.numbers else {}),
         }
-        self.out.append((gap.symbol, msgspec.json.encode(value)))
+        self.out.append((gap.symbol, msgspec.json.encode(value), less))
         return gap

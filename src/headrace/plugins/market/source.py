@@ -30,6 +30,7 @@ _NO_END = 1 << 62
 """A feed's end is not known: as far as a position may ever reach."""
 
 _END_S = 10.0
+_HELD_TICK_S = 0.01
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -103,6 +104,10 @@ class FeedSource(Source):
     _said: dict[Partition, deque[tuple[int, int]]] = attrs.field(factory=dict, init=False)
     """Of each batch that is not stored yet its end, and when its first record was received."""
 
+    _held: list[Chunk] = attrs.field(factory=list, init=False)  # taken, and not said yet
+    _late: deque[tuple[dict[Partition, int], Chunk]] = attrs.field(factory=deque, init=False)
+    """Gaps that are smaller once so much is stored."""
+
     _gaps: deque[tuple[int, Chunk]] = attrs.field(factory=deque, init=False)  # said and not stored, each with its end
 
     def __attrs_post_init__(self) -> None:
@@ -147,14 +152,21 @@ class FeedSource(Source):
             threading.Event().wait(timeout_s)  # paused: what comes stays in the backlog
             return []
         self._backlog.limit_bytes = self.queue_bytes
-        events = self._batches(self._backlog.take(_CHUNK_RECORDS, timeout_s))
-        if not events and self._supervisor.error is not None and not len(self._backlog) and self._all_stored():
+        if not self._held:
+            self._held = self._backlog.take(_CHUNK_RECORDS, timeout_s)
+        events = self._sayable()
+        if not events and self._held:
+            threading.Event().wait(min(timeout_s, _HELD_TICK_S))
+        elif not events and self._supervisor.error is not None and not len(self._backlog) and self._all_stored():
             raise self._supervisor.error
         return events
 
     def finish(self) -> Sequence[Event]:
         self._close()
-        return self._batches(self._backlog.take(_NO_END, 0.0))
+        late, held = [chunk for _, chunk in self._late], self._held
+        self._late.clear()
+        self._held = []
+        return self._batches([*late, *held, *self._backlog.take(_NO_END, 0.0)])
 
     def move(self, starts: Mapping[Partition, Start | None]) -> None:
         for partition, start in starts.items():
@@ -213,6 +225,30 @@ class FeedSource(Source):
         self._thread = threading.Thread(target=self._supervisor.run, name="headrace-feed", daemon=True)
         self._thread.start()
 
+    def _sayable(self) -> list[Event]:
+        """
+        Take what may be said now.
+
+        Whoever reads the streams after this process was killed shall find no hole that no gap tells of. The streams are stored
+        apart from each other, so a gap is stored before anything behind it is said; and that less is missing is said when what
+        came late is stored.
+        """
+        late: list[Chunk] = []
+        while self._late and all(self._stored.get(p, 0) >= end for p, end in self._late[0][0].items()):
+            late.append(self._late.popleft()[1])
+        first = [c for c in self._held if c.kind == GAPS and not c.behind]
+        if first:
+            self._held = [c for c in self._held if c.kind != GAPS or c.behind]
+            return self._batches(first + late)
+        if any(not gap.behind for _, gap in self._gaps):
+            return self._batches(late)
+        messages, behind = [c for c in self._held if c.kind != GAPS], [c for c in self._held if c.kind == GAPS]
+        self._held = []
+        events = self._batches(late + messages)
+        needed = {p: end for p, end in self._next.items() if p != self._kinds[GAPS]}
+        self._late += [(needed, chunk) for chunk in behind]
+        return events
+
     def _batches(self, chunks: Sequence[Chunk]) -> list[Event]:
         by_kind: dict[str, list[Chunk]] = {}
         for chunk in chunks:
@@ -243,6 +279,7 @@ class FeedSource(Source):
             headers=chunks[0].headers if one else [h for c in chunks for h in c.headers],
             timestamp_types=None,
             nbytes=sum(c.nbytes for c in chunks),
+            urgent=partition == self._kinds[GAPS],
         )
 
     def _dropped(self, partition: Partition, position: int) -> None:
@@ -259,7 +296,7 @@ class FeedSource(Source):
         if partition == self._kinds[GAPS]:
             again = [chunk for _, chunk in self._gaps]
             self._gaps.clear()
-            self._backlog.put(again)
+            self._held[:0] = again
             return
         self._supervisor.tell_gap(f"not stored: the sink of {partition.stream} stands elsewhere", from_ns)
 

@@ -162,16 +162,13 @@ class Supervisor:
                 state.look(socket)
 
     def _take(self, state: Connection, socket: ClientConnection, heard: Heard) -> None:
-        """Answer; put what came into the backlog, and what its numbers say of what did not."""
+        """Answer; put what came into the backlog, behind what its numbers say is missing, and before what is missing no more."""
         heard_ns, state.heard_s = self.now_ns(), self.clock()
         for words in heard.replies:
             socket.send(words)
         if heard.ping:
             state.ask(socket)
         state.asked = state.asked or heard.asked
-        if heard.messages:
-            state.data_s = state.heard_s
-            self.backlog.put([state.chunk(m, heard_ns) for m in heard.messages])
         with self._lock:
             if heard.held:
                 self.gaps.end(heard_ns, heard.held)
@@ -190,6 +187,11 @@ class Supervisor:
             if state.subscribed_s is not None:
                 self._heard_ns = heard_ns
             self._put_gaps()
+        if heard.messages:
+            state.data_s = state.heard_s
+            self.backlog.put([state.chunk(m, heard_ns) for m in heard.messages])
+        with self._lock:
+            self._put_gaps(behind=True)
 
     def _wait_for_room(self, state: Connection) -> bool:
         """Receive nothing until there is room; False where the end came first."""
@@ -225,12 +227,15 @@ class Supervisor:
                 self._gap_from_ns = self._heard_ns or self.now_ns()
             self._put_gaps()
 
-    def _put_gaps(self) -> None:
+    def _put_gaps(self, *, behind: bool = False) -> None:
         now_ns = self.now_ns()
         headers = (("headrace.received_ns", b"%d" % now_ns), ("headrace.connection", self._id))
-        while self.gaps.out:
-            symbol, value = self.gaps.out.pop(0)
+        out, self.gaps.out = self.gaps.out, []
+        for symbol, value, less in out:
+            if less and not behind:
+                self.gaps.out.append((symbol, value, less))
+                continue
             self._gap_records += 1
             key = symbol.encode()
             nbytes = len(key) + len(value) + sum(len(name) + len(said) for name, said in headers)
-            self.backlog.put([Chunk(GAPS, now_ns, [key], [value], [headers], nbytes)])
+            self.backlog.put([Chunk(GAPS, now_ns, [key], [value], [headers], nbytes, less)])
