@@ -98,6 +98,13 @@ def chaos(session: nox.Session) -> None:
 
 
 @nox.session
+def live(session: nox.Session) -> None:
+    """Carry a feed from a local exchange to silver while everything breaks: `nox -s live -- --minutes 60`."""
+    install(session, EXTRAS["all"])
+    session.run("python", "tests/live/run.py", *session.posargs)
+
+
+@nox.session
 def kills(session: nox.Session) -> None:
     """Kill a load of real ticks ten times: `nox -s kills -- 'duckdb:///tmp/w.duckdb?table={table}' --data FOLDER`."""
     install(session, EXTRAS["all"])
