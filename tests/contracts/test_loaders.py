@@ -152,7 +152,13 @@ class Audited(DuckDBMachine):
                 place = f"{stream}/partition={PARTITIONS[number].number}/{link.segment.start:020d}.jsonl.gz"
                 store.objects[place] = link.body()
         result = Audit(
-            store=store, stream=stream, loader=self._open(newer=True), deep=True, workers=1, retry_for_s=0.0
+            store=store,
+            stream=stream,
+            loader=self._open(newer=True),
+            earlier=[self._open(newer=False).contract],
+            deep=True,
+            workers=1,
+            retry_for_s=0.0,
         ).run()
         if result.findings:
             raise ViolationError(f"the audit cries wolf: {'; '.join(map(str, result.findings))}")
