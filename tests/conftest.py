@@ -48,6 +48,7 @@ CLIENTS = {
         "headrace.plugins.market.json_feed",
         "headrace.plugins.market.source",
         "headrace.plugins.market.supervisor",
+        "headrace.testing.servers.chromium",
         "headrace.testing.servers.exchange",
     ),
     "snowflake": ("headrace.plugins.snowflake",),

@@ -103,7 +103,8 @@ class Producer:
 
     def _tell(self) -> None:
         while self.gaps.out:
-            self._produce("gaps", *self.gaps.out.pop(0), self.world.now_ns())
+            symbol, value, _ = self.gaps.out.pop(0)
+            self._produce("gaps", symbol, value, self.world.now_ns())
 
     def _produce(self, kind: str, symbol: str, value: bytes, ns: int) -> None:
         headers = (
