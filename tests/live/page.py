@@ -68,6 +68,11 @@ def page(found: dict[str, Any]) -> str:
             for name, about in memory.items()
         ),
         "",
+        *(
+            f"**The memory of {name} is not flat by this measure**: it grew by {about['last_mib'] - about['first_mib']} MiB.\n"
+            for name, about in memory.items()
+            if not about["flat"]
+        ),
         "## Faults",
         "",
         "| fault | times |",

@@ -217,6 +217,7 @@ def flat(memory: list[tuple[float, float]], minutes: float) -> dict[str, Any]:
         "last_mib": round(last),
         "peak_mib": round(peak),
         "flat": last <= max(first * GROWTH, first + GROWTH_MIB),
+        "mib_by_minute": [round(mib) for at_s, mib in memory[::60]],
     }
 
 
