@@ -32,6 +32,8 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if CI else "defa
 CLIENTS = {
     "confluent_kafka": ("headrace.plugins.kafka", "headrace.testing.servers.topics"),
     "duckdb": (
+        "audit_faults",
+        "audit_world",
         "headrace.plugins.duckdb",
         "headrace.plugins.snowflake",
         "headrace.typed",

@@ -32,7 +32,10 @@ SUITES = {
     "test_sources.py": ("source", "BROKEN", "SourceContract"),
     "test_loaders.py": ("loader", "BROKEN", "LoaderContract"),
 }
-KEYED = ("test_loaders.py", "loader with a key", "BROKEN_KEYS", "KeyedLoaderContract")
+OTHERS = (
+    ("test_loaders.py", "loader with a key", "BROKEN_KEYS", "KeyedLoaderContract"),
+    ("test_loaders.py", "loader that an audit asks", "BROKEN_AUDITED", "AuditedLoaderContract"),
+)
 
 STORIES = {
     "test_without_b2_two_writers_begin_a_chain": (
@@ -90,7 +93,7 @@ def stories() -> Iterator[Row]:
 
 
 def suites() -> Iterator[Row]:
-    for file, kind, name, suite in [*((file, *about) for file, about in SUITES.items()), KEYED]:
+    for file, kind, name, suite in [*((file, *about) for file, about in SUITES.items()), *OTHERS]:
         table = assigned(HERE / file, name)
         assert isinstance(table, ast.Dict)
         for key, value in zip(table.keys, table.values, strict=True):

@@ -23,8 +23,10 @@ from headrace.plugins.duckdb import rows as duckdb_rows
 from headrace.plugins.duckdb.connection import connected
 from headrace.plugins.duckdb.loader import DuckDBLoader
 from headrace.records import Partition
+from headrace.testing.contracts.audited_loader import AuditedLoaderContract
+from headrace.testing.contracts.crash import LoaderCrashContract
 from headrace.testing.contracts.keyed_loader import KeyedLoaderContract
-from headrace.testing.contracts.loader import DATASET, PARTITIONS, Cells, LedgerRow, LoaderContract, Place, Warehouse
+from headrace.testing.contracts.loader import DATASET, PARTITIONS, Cells, LedgerRow, Place, Warehouse
 from headrace.testing.silver import Gate, SilverMachine, ViolationError
 from headrace.testing.store import MemoryStore
 
@@ -73,7 +75,7 @@ class Silver:
             return connection.execute(sql).fetchall() if there else []
 
 
-class TestDuckDBLoader(LoaderContract):
+class TestDuckDBLoader(AuditedLoaderContract):
     @pytest.fixture
     def warehouse(self, tmp_path: Path) -> Warehouse:
         return Silver(tmp_path / "silver.duckdb")
@@ -138,6 +140,28 @@ class DuckDBMachine(SilverMachine):
             self.patch.undo()
             self.kept.close()
             self.folder.cleanup()
+
+
+class TestDuckDBLoaderThatFails(LoaderCrashContract):
+    """Each statement of a transaction is lost, or its answer is, or the process dies in front of it."""
+
+    @pytest.fixture
+    def make_warehouse(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Gate], Warehouse]]:
+        with contextlib.ExitStack() as kept:
+
+            def make(gate: Gate) -> Warehouse:
+                @contextlib.contextmanager
+                def gated(database: Path, **settings: Any) -> Iterator[Gated]:
+                    with connected(database, **settings) as real:
+                        yield Gated(real, gate)
+
+                kept.close()
+                path = Path(tempfile.mkdtemp(dir=tmp_path)) / "silver.duckdb"
+                kept.enter_context(duckdb.connect(str(path)))  # while one is open, another one costs nothing
+                monkeypatch.setattr(duckdb_loader, "connected", gated)
+                return Silver(path)
+
+            yield make
 
 
 class Audited(DuckDBMachine):
@@ -300,6 +324,9 @@ from headrace.errors import *
 from headrace.loader import Census, LoadResult, Selection
 from headrace.plugins.duckdb import loader as module
 from headrace.plugins.duckdb.loader import DuckDBLoader
+from headrace.testing.contracts.audited_loader import AuditedLoaderContract
+from headrace.testing.contracts.crash import LoaderCrashContract
+from headrace.testing.contracts.audited_loader import AuditedLoaderContract
 from headrace.testing.contracts.keyed_loader import KeyedLoaderContract
 from headrace.testing.contracts.loader import LoaderContract
 
@@ -576,3 +603,80 @@ def test_broken_loader_with_keys(failing: Callable[..., set[str]], how: str):
     failed = failing(STRANGER.replace("{broken}", broken).replace("{suite}", "KeyedLoaderContract"), expected)
     assert expected <= failed
     assert bool(expected) == bool(failed)
+
+
+BROKEN_AUDITED = {
+    "believes the ledger": (
+        """
+class Broken(DuckDBLoader):
+    def tally(self, dataset_id, stream):
+        found = super().tally(dataset_id, stream)
+        if found is None:
+            return None
+        return attrs.evolve(found, rows=found.inserted, ledger=[attrs.evolve(r, rows=r.inserted) for r in found.ledger])
+""",
+        {"test_a_tally_counts_what_is_gone"},
+    ),
+    "forgets quarantine": (
+        """
+class Broken(DuckDBLoader):
+    def tally(self, dataset_id, stream):
+        found = super().tally(dataset_id, stream)
+        return found and attrs.evolve(found, ledger=[attrs.evolve(r, quarantined=0) for r in found.ledger])
+""",
+        {"test_a_tally_counts_what_is_there"},
+    ),
+    "counts every dataset": (
+        """
+class Broken(DuckDBLoader):
+    def tally(self, dataset_id, stream):
+        found, other = super().tally(dataset_id, stream), super().tally("f" * 32, stream)
+        return found and attrs.evolve(found, ledger=[*found.ledger, *other.ledger])
+""",
+        {"test_a_tally_counts_what_is_there"},
+    ),
+    "makes the target to count it": (
+        """
+class Broken(DuckDBLoader):
+    def tally(self, dataset_id, stream):
+        self.load([])
+        with self._connected() as connection:
+            self._make_tables(connection)
+        return super().tally(dataset_id, stream)
+""",
+        {"test_a_target_that_is_not_there_has_no_tally"},
+    ),
+    "reads whole loads": (
+        """
+class Broken(DuckDBLoader):
+    def stored(self, line, start, end, *, cells=True):
+        return super().stored(line, 0, 1 << 40, cells=cells)
+""",
+        {"test_stored_is_what_the_tables_hold"},
+    ),
+    "reads lines without their rest": (
+        """
+class Broken(DuckDBLoader):
+    def stored(self, line, start, end, *, cells=True):
+        found = super().stored(line, start, end, cells=cells)
+        return attrs.evolve(found, quarantined=[(n, bytes(text)[:40]) for n, text in found.quarantined])
+""",
+        {"test_stored_is_what_the_tables_hold"},
+    ),
+    "takes another partition's": (
+        """
+class Broken(DuckDBLoader):
+    def stored(self, line, start, end, *, cells=True):
+        return super().stored(attrs.evolve(line, partition=attrs.evolve(line.partition, number=0)), start, end, cells=cells)
+""",
+        {"test_stored_is_not_what_was_taken"},
+    ),
+}
+
+
+@pytest.mark.parametrize("how", BROKEN_AUDITED)
+def test_broken_loader_that_is_audited(failing: Callable[..., set[str]], how: str):
+    """The same of what an audit asks a loader for."""
+    broken, expected = BROKEN_AUDITED[how]
+    failed = failing(STRANGER.replace("{broken}", broken).replace("{suite}", "AuditedLoaderContract"), expected)
+    assert expected == failed

@@ -13,8 +13,9 @@ from headrace.loader import Loader
 from headrace.plugins.snowflake.account import Account
 from headrace.plugins.snowflake.loader import SnowflakeLoader
 from headrace.records import Partition
+from headrace.testing.contracts.audited_loader import AuditedLoaderContract
 from headrace.testing.contracts.keyed_loader import KeyedLoaderContract
-from headrace.testing.contracts.loader import Cells, LedgerRow, LoaderContract, Place, Warehouse
+from headrace.testing.contracts.loader import Cells, LedgerRow, Place, Warehouse
 from headrace.testing.servers.snowflake import SnowflakeEndpoint
 
 pytest_plugins = ["headrace.testing.fixtures"]
@@ -101,7 +102,7 @@ def silver(snowflake: SnowflakeEndpoint) -> Iterator[Silver]:
     made.close()
 
 
-class TestSnowflakeLoader(LoaderContract):
+class TestSnowflakeLoader(AuditedLoaderContract):
     @pytest.fixture
     def warehouse(self, silver: Silver) -> Warehouse:
         return silver

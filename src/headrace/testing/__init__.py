@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from headrace.testing.contracts.audited_loader import AuditedLoaderContract
     from headrace.testing.contracts.crash import (
         LoaderCrashContract,
         SinkCrashContract,
@@ -88,6 +89,7 @@ __all__ = [
     "KEYS",
     "LINES",
     "VALUES",
+    "AuditedLoaderContract",
     "Cells",
     "CheckThenWriteStore",
     "CrashPoint",
@@ -147,6 +149,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "headrace.testing.contracts.audited_loader": ("AuditedLoaderContract",),
     "headrace.testing.contracts.crash": (
         "LoaderCrashContract",
         "SinkCrashContract",
