@@ -326,7 +326,6 @@ from headrace.plugins.duckdb import loader as module
 from headrace.plugins.duckdb.loader import DuckDBLoader
 from headrace.testing.contracts.audited_loader import AuditedLoaderContract
 from headrace.testing.contracts.crash import LoaderCrashContract
-from headrace.testing.contracts.audited_loader import AuditedLoaderContract
 from headrace.testing.contracts.keyed_loader import KeyedLoaderContract
 from headrace.testing.contracts.loader import LoaderContract
 

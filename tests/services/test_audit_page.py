@@ -131,6 +131,8 @@ def test_it_is_printed(pages: Pages):
         assert page.evaluate("[...document.querySelectorAll('.scroll')].every(e => e.scrollWidth <= e.clientWidth + 1)")
         hidden = "[...document.querySelectorAll('section, section *')].filter(e => getComputedStyle(e).display === 'none').length"
         assert 0 == page.evaluate(hidden)
+        assert "rgb(255, 255, 255)" == page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert [] == page.evaluate(CONTRASTS)
         assert page.call("Page.printToPDF")["data"]
 
 
