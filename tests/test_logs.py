@@ -292,6 +292,9 @@ def test_many_kinds_of_errors_are_bounded():
 
 def test_run_in_what_is_left_behind():
     """A configured process puts its run before what it names; a library alone has no run."""
+    root = logging.getLogger()
+    for handler in root.handlers[:]:  # of a test before
+        root.removeHandler(handler)
     assert ("", "abc") == (run_id(), marked("abc"))
     configure(run="nightly-7", stream=io.StringIO())
     assert ("nightly-7", "nightly-7.abc") == (run_id(), marked("abc"))

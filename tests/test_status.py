@@ -142,7 +142,8 @@ def test_planted_faults(world: World, tmp_path: Path):
         "advice": "restore",
     }
     audit.write_text(json.dumps({"verdict": "incomplete", "findings": [finding]}))
-    found = world.look(audit=audit, clock=lambda: NOW_S + 3620)()
+    stored_s = time.time()
+    found = world.look(audit=audit, clock=lambda: stored_s + 3620)()
     told = [(p.level, p.where, p.what) for p in found.problems]
     assert [
         ("wrong", "feed", "alpaca is not heard since 2023-11-14T22:10:00.000000000Z (connection lost): AAPL, MSFT"),

@@ -13,6 +13,9 @@ from exchange import EACH, FRAME, SYMBOLS
 _KILL_WINDOW_NS = 60 * 10**9
 """What a process that is killed takes with it was received so long before at the most."""
 
+_CUT_NS = 20 * 10**9
+"""What came late is stored, and said to be, within so long; on a busy machine."""
+
 
 @attrs.frozen(kw_only=True)
 class Verdict:
@@ -36,7 +39,8 @@ class Verdict:
 
         unexplained: Missing numbers that no gap record tells.
 
-        overclaimed: Numbers that a gap record calls missing, and that are rows.
+        overclaimed: Numbers that a gap record calls missing, and that are rows; not where the producer ended soon after it: that
+            something came late is said when it is stored.
 
         doubled: Rows of a number beyond the first.
 
@@ -136,7 +140,7 @@ def judge(trades: Path, gaps: Path, sent: Sent, interrupted_ns: Sequence[int], d
                 "SELECT symbol, epoch_ns(began), epoch_ns(ended), last_sequence, next_sequence, missing FROM told.gaps"
             ).fetchall()
         ]
-        over = sum(_overclaimed(silver, gap) for gap in told if gap.missing)
+        over = sum(_overclaimed(silver, gap) for gap in told if gap.missing and not _cut_short(gap, interrupted_ns))
         quarantined = one("SELECT count(*) FROM trades_quarantine") + one("SELECT count(*) FROM told.gaps_quarantine")
     counts = dict.fromkeys(("by_numbers", "by_start", "open", "unexplained"), 0)
     examples: list[str] = []
@@ -181,6 +185,12 @@ def _overclaimed(silver: duckdb.DuckDBPyConnection, gap: Told) -> int:
         [gap.symbol, gap.last, gap.next],
     ).fetchone()[0]
     return max(0, gap.missing - (gap.next - gap.last - 1 - between))
+
+
+def _cut_short(gap: Told, interrupted_ns: Sequence[int]) -> bool:
+    """Whether its producer may have ended before it could say more."""
+    ended_ns = gap.ended_ns
+    return ended_ns is not None and any(ended_ns <= at_ns <= ended_ns + _CUT_NS for at_ns in interrupted_ns)
 
 
 def _explained(
