@@ -34,6 +34,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from headrace.errors import ConfigError, MissingExtraError
 from headrace.sampling import Sampling
 from headrace.uri import is_secret
 
@@ -97,8 +98,6 @@ def configure(
         ConfigError: No such format or level.
         MissingExtraError: structlog is not installed.
     """
-    from headrace.errors import ConfigError  # noqa: PLC0415 - logs stay below everything else
-
     if level.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"):
         raise ConfigError(f"found log level {level!r}, expected debug, info, warning or error")
     if format not in ("auto", "text", "json"):
@@ -171,8 +170,6 @@ def marked(token: str) -> str:
 
 
 def _repeat_s() -> float:
-    from headrace.errors import ConfigError  # noqa: PLC0415 - as above
-
     text = os.environ.get("HEADRACE_LOG_REPEAT_S", "")
     try:
         return float(text) if text else _REPEAT_S
@@ -181,8 +178,6 @@ def _repeat_s() -> float:
 
 
 def _formatter(run: str, *, as_text: bool, drawn: bool) -> logging.Formatter:
-    from headrace.errors import MissingExtraError  # noqa: PLC0415 - as above
-
     try:
         import structlog  # noqa: PLC0415 - only who configures needs it
     except ImportError as exc:

@@ -171,7 +171,10 @@ def test_secrets(world: World):
     leak.unlink()
 
 
-@pytest.mark.skipif("HEADRACE_AIRFLOW_SHOTS" not in os.environ, reason="screenshots are asked for by name")
+@pytest.mark.skipif(
+    "HEADRACE_AIRFLOW_SHOTS" not in os.environ,
+    reason="remakes the pictures of the docs; HEADRACE_AIRFLOW_SHOTS names their folder",
+)
 def test_shots(world: World):
     """The screenshots of the page on Airflow are made of this run."""
     report = max(

@@ -8,23 +8,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from typing import Any
-
-from websockets.sync.server import ServerConnection
 
 from headrace.testing.servers.exchange import PlainExchange
 
 SYMBOLS = ("AAPL", "MSFT", "IBM", "BAC", "NVDA", "TSLA", "AMZN", "META", "GOOG", "JPM")
-
-
-class Confirming(PlainExchange):
-    """Says that it has taken the subscription."""
-
-    def talk(self, connection: ServerConnection, said: Iterator[Any]) -> None:
-        for _ in said:
-            self.subscribe(connection, ("*",))
-            connection.send('{"T":"subscribed"}')
 
 
 def frame(number: int) -> bytes:
@@ -37,7 +24,7 @@ def frame(number: int) -> bytes:
 def main() -> None:
     rate, seconds = int(sys.argv[1]), float(sys.argv[2])
     every_s = len(SYMBOLS) / rate
-    with Confirming() as exchange:
+    with PlainExchange(confirms='{"T":"subscribed"}') as exchange:
         print(exchange.port, flush=True)
         exchange.wait_for_clients()
         began_s = next_s = time.monotonic()

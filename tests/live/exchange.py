@@ -16,8 +16,6 @@ import time
 from pathlib import Path
 from typing import BinaryIO
 
-from websockets.sync.server import ServerConnection
-
 from headrace.testing.servers.exchange import PlainExchange
 
 SYMBOLS = ("AAPL", "MSFT", "IBM", "BAC", "NVDA", "TSLA", "AMZN", "META", "GOOG", "JPM")
@@ -26,15 +24,6 @@ EACH = 10
 
 FRAME = struct.Struct("<qq")
 """Nanoseconds since the epoch, and the number of the first message of each symbol."""
-
-
-class Confirming(PlainExchange):
-    """Says that it has taken the subscription."""
-
-    def talk(self, connection: ServerConnection, said) -> None:
-        for _ in said:
-            self.subscribe(connection, ("*",))
-            connection.send('{"T":"subscribed"}')
 
 
 class Tape:
@@ -90,7 +79,7 @@ class Tape:
 
 def main() -> None:
     folder, rate = Path(sys.argv[1]), int(sys.argv[2])
-    with Confirming() as exchange, (folder / "sent").open("wb") as sent:
+    with PlainExchange(confirms='{"T":"subscribed"}') as exchange, (folder / "sent").open("wb") as sent:
         tape = Tape(exchange, sent)
         thread = threading.Thread(target=tape.run, args=(rate,))
         print(json.dumps({"port": exchange.port}), flush=True)

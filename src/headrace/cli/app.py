@@ -1,7 +1,5 @@
 """The application: what is common to all commands."""
 
-# ruff: noqa: FBT002 - the parser of options calls these, by name
-
 from __future__ import annotations
 
 import errno

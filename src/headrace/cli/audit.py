@@ -1,7 +1,5 @@
 """``headrace audit``: is everything there, from the log's offsets to the warehouse's rows?"""
 
-# ruff: noqa: FBT002 - the parser of options calls these, by name
-
 from __future__ import annotations
 
 import sys

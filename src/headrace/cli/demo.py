@@ -1,7 +1,5 @@
 """``headrace demo``: the whole path on real market data, killed on the way."""
 
-# ruff: noqa: FBT002 - the parser of options calls these, by name
-
 from __future__ import annotations
 
 import signal

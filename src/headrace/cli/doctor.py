@@ -1,7 +1,5 @@
 """``headrace doctor``: examines what URIs name."""
 
-# ruff: noqa: FBT002 - the parser of options calls these, by name
-
 from __future__ import annotations
 
 from typing import Annotated

@@ -1,7 +1,5 @@
 """``headrace expire``: deletes old segments of a lake, the only safe way."""
 
-# ruff: noqa: FBT002 - the parser of options calls these, by name
-
 from __future__ import annotations
 
 from signal import Signals

@@ -1,7 +1,5 @@
 """``headrace load``: from a lake to a warehouse."""
 
-# ruff: noqa: FBT002 - the parser of options calls these, by name
-
 from __future__ import annotations
 
 import sys

@@ -1,7 +1,5 @@
 """``headrace plugins``: what can be made, and with which settings."""
 
-# ruff: noqa: FBT002 - the parser of options calls these, by name
-
 from __future__ import annotations
 
 import inspect

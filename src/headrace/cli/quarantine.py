@@ -1,7 +1,5 @@
 """``headrace quarantine``: what broke its contract, counted, one by one, or all of it in a file."""
 
-# ruff: noqa: FBT002 - the parser of options calls these, by name
-
 from __future__ import annotations
 
 import os

@@ -1,7 +1,5 @@
 """``headrace record``: keeps what a feed sends as files."""
 
-# ruff: noqa: FBT002 - the parser of options calls these, by name
-
 from __future__ import annotations
 
 from signal import Signals

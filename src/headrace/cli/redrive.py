@@ -1,7 +1,5 @@
 """``headrace redrive``: what a mended contract takes goes from quarantine to where it belongs."""
 
-# ruff: noqa: FBT002 - the parser of options calls these, by name
-
 from __future__ import annotations
 
 import sys

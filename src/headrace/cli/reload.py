@@ -1,7 +1,5 @@
 """``headrace reload``: the history anew by a newer contract, and then what readers see."""
 
-# ruff: noqa: FBT002 - the parser of options calls these, by name
-
 from __future__ import annotations
 
 import re

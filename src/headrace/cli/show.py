@@ -1,7 +1,5 @@
 """``headrace show``: what is in a lake, down to the bytes of one record."""
 
-# ruff: noqa: FBT002 - the parser of options calls these, by name
-
 from __future__ import annotations
 
 from typing import Annotated

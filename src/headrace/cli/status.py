@@ -1,7 +1,5 @@
 """``headrace status``: how the deployment stands, from outside."""
 
-# ruff: noqa: FBT002 - the parser of options calls these, by name
-
 from __future__ import annotations
 
 import threading

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
 
@@ -78,8 +80,8 @@ class Screen:
 
 def _verdict(status: Status) -> tuple[str, str]:
     text, style = _VERDICTS[status.exit_code]
-    levels = [problem.level for problem in status.problems]
-    parts = [f"{count} {word}" for word in _STYLES if (count := levels.count(word))]  # type: ignore[arg-type]  # its keys
+    levels: Counter[str] = Counter(problem.level for problem in status.problems)
+    parts = [f"{levels[word]} {word}" for word in _STYLES if levels[word]]
     return (", ".join([*filter(None, [text]), *parts]), style)
 
 
@@ -167,6 +169,4 @@ def _rates(status: Status, before: Status | None) -> str:
 
 
 def _clock(at_s: float) -> str:
-    from datetime import UTC, datetime  # noqa: PLC0415 - only where it is drawn
-
     return f"{datetime.fromtimestamp(at_s, UTC):%H:%M:%S}"

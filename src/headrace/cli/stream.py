@@ -1,7 +1,5 @@
 """``headrace stream``: from a source to a sink."""
 
-# ruff: noqa: FBT002 - the parser of options calls these, by name
-
 from __future__ import annotations
 
 from enum import StrEnum

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
 import time
@@ -36,7 +35,7 @@ def write_ended(
     """
     client()
     now_s = time.time() if now_s is None else now_s
-    from prometheus_client import CollectorRegistry, generate_latest  # noqa: PLC0415 - only where it is asked for
+    from prometheus_client import CollectorRegistry, generate_latest  # noqa: PLC0415 - an extra, which client() has asked for
 
     registry = CollectorRegistry()
     found = list(
@@ -51,7 +50,7 @@ def write_ended(
     temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
     try:
         temporary.write_bytes(generate_latest(registry))
-        os.replace(temporary, file)  # noqa: PTH105 - the system call's name says what it is
+        temporary.replace(file)
     except OSError as exc:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

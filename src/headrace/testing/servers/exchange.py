@@ -314,8 +314,11 @@ class PlainExchange(Exchange):
 
     Attributes:
         reading: While it is not set nothing that clients say is read, though pings are answered: as by most servers' libraries.
+
+        confirms: What it answers when it has subscribed a client; "": nothing.
     """
 
+    confirms: str = ""
     reading: threading.Event = attrs.field(factory=threading.Event)
 
     def __attrs_post_init__(self) -> None:
@@ -328,6 +331,8 @@ class PlainExchange(Exchange):
         self.reading.wait(_PATIENCE_S)
         for _ in said:
             self.subscribe(connection, ("*",))
+            if self.confirms:
+                connection.send(self.confirms)
 
 
 def alpaca_trade(number: int, symbol: str = "AAPL", **other: object) -> dict[str, Any]:
