@@ -8,10 +8,11 @@ from typing import Any
 
 import attrs
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 
 from headrace.errors import CommitUnknownError, SinkUnavailableError, TransientError
 from headrace.plugins.kafka.line import Line
-from headrace.plugins.kafka.transactions import FencedError
+from headrace.plugins.kafka.transactions import FencedError, Transactions
 
 WRITERS = 3
 GAMES = 300
@@ -229,3 +230,54 @@ def test_what_was_read_before_a_take_over_is_not_believed_after_it():
     positions.fails = False
     assert not move(b"1", b"behind")
     assert b"2" == world.value
+
+
+@attrs.define(eq=False)
+class Brokers:
+    """
+    A producer whose transaction is not committed.
+
+    Attributes:
+        refuse_commit: With what.
+
+        refuse_abort: With what, if they do.
+    """
+
+    refuse_commit: KafkaError
+    refuse_abort: KafkaError | None = None
+
+    def begin_transaction(self) -> None:
+        pass
+
+    def commit_transaction(self, timeout_s: float) -> None:
+        raise KafkaException(self.refuse_commit)
+
+    def abort_transaction(self, timeout_s: float) -> None:
+        if self.refuse_abort:
+            raise KafkaException(self.refuse_abort)
+
+    def purge(self) -> None:
+        pass
+
+
+_UNNAMED, _FATAL = KafkaError(KafkaError.UNKNOWN), KafkaError(KafkaError._FATAL)
+_TAKEN, _AWAY = KafkaError(KafkaError._FENCED), KafkaError(KafkaError._TIMED_OUT)
+
+
+@pytest.mark.parametrize(
+    ("commit", "abort", "expected"),
+    [
+        (_TAKEN, None, FencedError),
+        (_UNNAMED, _TAKEN, FencedError),  # seen of Kafka 4.1 when eight producers take one id over at once
+        (_FATAL, KafkaError(KafkaError.INVALID_PRODUCER_EPOCH), FencedError),
+        (_UNNAMED, _AWAY, CommitUnknownError),
+        (_UNNAMED, None, SinkUnavailableError),
+    ],
+)
+def test_why_it_was_not_committed(commit: KafkaError, abort: KafkaError | None, expected: type[Exception]):
+    """That the id was taken over may be said first when one aborts; only where nobody says anything is it unknown."""
+    transactions = Transactions(transactional_id="t", topic="ticks", settings={}, request_timeout_s=0, timeout_s=0)
+    transactions._producer = Brokers(commit, abort)
+    with pytest.raises(expected):
+        transactions.write(lambda _: None, lambda error: SinkUnavailableError(error.str()))
+    assert not transactions.open

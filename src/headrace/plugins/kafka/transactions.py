@@ -102,15 +102,20 @@ class Transactions:
             if error.code() in _FENCED:
                 self.leave()
                 raise FencedError(error.str()) from exc
-            aborted, refused = self._aborted(producer), told_as(self._failed or error)
+            unsure = self._abort(producer)
+            # brokers do not always say at once that another one has the id: it may come as an error that they have no name
+            # for, or as one that was fatal before; to abort is refused with the reason
+            if unsure and unsure.code() in _FENCED:
+                raise FencedError(f"{error.str()}, then {unsure.str()}") from exc
+            refused = told_as(self._failed or error)
             # to abort what had not begun is refused as well; asking again would not help, and the next run looks anyway
-            if aborted or not isinstance(refused, TransientError):
+            if not (unsure and isinstance(refused, TransientError)):
                 raise refused from exc
             raise CommitUnknownError(
                 f"transaction of {self.transactional_id!r}: {error.name()}: {error.str()}"
             ) from exc
         except BaseException:
-            self._aborted(producer)
+            self._abort(producer)
             raise
 
     def leave(self) -> None:
@@ -119,15 +124,16 @@ class Transactions:
         if producer is not None:
             producer.purge()
 
-    def _aborted(self, producer: Producer) -> bool:
-        """Abort, and say whether that is sure: the brokers refuse to abort what was committed. The producer is not used again."""
+    def _abort(self, producer: Producer) -> KafkaError | None:
+        """Abort, or return why that is not sure: what was committed is refused. The producer is not used again."""
         try:
             self._again(producer.abort_transaction, self.request_timeout_s)
-        except KafkaException:
-            return False
+        except KafkaException as exc:
+            error: KafkaError = exc.args[0]
+            return error
         finally:
             self.leave()
-        return True
+        return None
 
     def _again(self, call: Callable[[float], object], for_s: float) -> None:
         """Call until it is answered: one that timed out goes on where it was."""

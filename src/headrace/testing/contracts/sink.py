@@ -347,10 +347,15 @@ class ExactlyOnceSinkContract(SinkContract):
             at = writers[number].position()
             draft = writers[number].draft(start, self.records(start, start + 1 + number, f"{number}"))
             together.wait(60)
-            try:
-                return writers[number].commit(draft, at).offset
-            except PositionConflictError as told:
-                return -(told.found.offset if told.found else 0)
+            unknown = False
+            while True:
+                try:
+                    return writers[number].commit(draft, at).offset
+                except CommitUnknownError:  # the same call settles it
+                    unknown = True
+                except PositionConflictError as told:
+                    found = told.found.offset if told.found else 0
+                    return found if unknown and found == draft.end else -found
 
         start = 0
         with ThreadPoolExecutor(WRITERS) as pool:
