@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import duckdb
@@ -70,6 +71,13 @@ def test_command_is_understood(line: str):
     found = command.get_command(context, words[0])
     assert found is not None
     found.make_context(words[0], words[1:])
+
+
+def test_extras():
+    """Each extra has its row in the table of them, and none else has."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    _, _, after = README.partition("| extra | brings |")
+    assert sorted(project["optional-dependencies"]) == sorted(re.findall(r"^\| `(\w+)` \|", after, re.MULTILINE))
 
 
 @pytest.mark.parametrize("target", re.findall(r"\]\((?!https?:)([^)]+)\)", README))
