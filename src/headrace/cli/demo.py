@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from headrace.cli.audit import not_sent
 from headrace.cli.options import AsJson, LogFormat, LogLevel, begin
 from headrace.errors import MissingExtraError
 
@@ -25,6 +26,12 @@ def demo(
     kafka: Annotated[
         str, typer.Option(metavar="HOST:PORT", show_default="an embedded one", help="The Kafka broker to publish to.")
     ] = "",
+    live: Annotated[
+        bool,
+        typer.Option(
+            "--live", help="From an exchange on this machine instead: a feed with an outage, and what it did not bring."
+        ),
+    ] = False,
     json: AsJson = False,
     log_level: LogLevel = "",
     log_format: LogFormat = "",
@@ -34,14 +41,22 @@ def demo(
 
     Carries real AAPL, IBM and BAC data from Kafka to bronze to silver, is killed on the way, and counts every record.
     Exit code 1 says that the counts do not show each record exactly once.
+
+    With --live a local exchange sends numbered trades, and breaks off in between: each number is one row in the end, or told by
+    a gap record. Exit code 1 says that this could not be shown.
     """
-    for client in ("confluent_kafka", "duckdb"):
+    for client in ("confluent_kafka", "duckdb", *(("websockets",) if live else ())):
         if find_spec(client) is None:
             raise MissingExtraError(f"the demo needs {client}, which is not installed: pip install 'headrace[all]'")
-    from headrace.demo.demo import run  # noqa: PLC0415 - brings client libraries
-
     signal.signal(signal.SIGTERM, _end)
-    return run(folder=folder, kafka=kafka, output=begin(context, log_level, log_format, as_json=json))
+    output = begin(context, log_level, log_format, as_json=json)
+    if live:
+        from headrace.demo import live as from_an_exchange  # noqa: PLC0415 - brings client libraries
+
+        return from_an_exchange.run(folder=folder, kafka=kafka, output=output, not_sent=not_sent)
+    from headrace.demo.demo import run  # noqa: PLC0415 - the same
+
+    return run(folder=folder, kafka=kafka, output=output)
 
 
 def _end(number: int, _: FrameType | None) -> None:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
-import itertools
 import platform
 import secrets
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Protocol
 
 import attrs
 
@@ -21,8 +18,9 @@ from headrace.demo.check import Count, count_partitions, differences, silver_dif
 from headrace.demo.contracts import Bar, Trade
 from headrace.demo.feed import Feed, write_feeds
 from headrace.demo.page import Page, render
+from headrace.demo.place import Shown, broker, made_folder, our_command
 from headrace.demo.streaming import Kill, stream_to_bronze
-from headrace.errors import ConfigError, HeadraceError
+from headrace.errors import HeadraceError
 from headrace.flush import FlushPolicy
 from headrace.load import Load
 from headrace.pipeline import Pipeline
@@ -30,25 +28,9 @@ from headrace.registry import Registry
 from headrace.segment import Segment
 
 _COLUMNS = ("stream", "partition", "published", "bronze", "silver", "quarantine", "segments", "exactly once")
-_MARK = "headrace-demo.txt"
 _CONTRACTS = {"bars": Bar, "trades": Trade}
 _SEGMENT_RECORDS = {"bars": 400, "trades": 4000}
 _KILLS_AT: Mapping[str, list[int]] = {"bars": [], "trades": [4, 12, 20]}
-
-
-class Shown(Protocol):
-    """Where the demo says what it does: the command line's output."""
-
-    @property
-    def drawn(self) -> bool: ...
-
-    def line(self, text: str = "", style: str | None = None, *, whole: bool = False) -> None: ...
-
-    def table(
-        self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], styles: Sequence[str | None] = ()
-    ) -> None: ...
-
-    def document(self, content: Mapping[str, object]) -> None: ...
 
 
 @attrs.frozen
@@ -132,8 +114,8 @@ def run(*, folder: Path | None, kafka: str, output: Shown) -> int:
         output: Where it says what it does.
     """
     began_s = time.monotonic()
-    place = _folder(folder)
-    with _broker(kafka) as bootstrap:
+    place = made_folder(folder)
+    with broker(kafka) as bootstrap:
         suffix = f"-{secrets.token_hex(4)}" if kafka else ""
         demo = Demo(place, bootstrap, "on" if kafka else "off", suffix, output)
         feeds = write_feeds(place / "feed")
@@ -223,9 +205,7 @@ def _segments(demo: Demo, feed: Feed) -> dict[int, list[Segment]]:
 
 
 def _next(demo: Demo, page: Path, feed: Feed, partition: int) -> None:
-    folder = Path(sys.executable).parent
-    found = shutil.which("headrace")
-    ours = "headrace" if found and Path(found).parent == folder else str(folder / "headrace")
+    ours = our_command()
     chain = f"file://{demo.lake} --stream {demo.topic(feed)} --partition {partition}"
     query = "SELECT _partition, _offset, reason, line FROM trades_quarantine"
     lines = [
@@ -243,33 +223,6 @@ def _next(demo: Demo, page: Path, feed: Feed, partition: int) -> None:
 def _versions() -> dict[str, str]:
     names = ("headrace", "confluent-kafka", "duckdb", "msgspec")
     return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in names}}
-
-
-def _folder(folder: Path | None) -> Path:
-    """A new folder, or one that an earlier demo left: nothing that is not the demo's own is ever touched."""
-    if folder is None:
-        names = itertools.chain(["headrace-demo"], (f"headrace-demo-{n}" for n in itertools.count(2)))
-        folder = next(path for path in map(Path, names) if not path.exists())
-    place = folder.absolute()
-    if place.exists() and (not place.is_dir() or any(place.iterdir())):
-        raise ConfigError(f"{place} is there already and not empty; name another with --folder, or remove it")
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-        (place / _MARK).write_text("Made by `headrace demo`. May be removed.\n", encoding="utf-8")
-    except OSError as exc:
-        raise ConfigError(f"{place}: cannot be made ({exc.strerror}); name another folder with --folder") from exc
-    return place
-
-
-@contextmanager
-def _broker(kafka: str) -> Iterator[str]:
-    if kafka:
-        yield kafka
-        return
-    from headrace.demo.broker import embedded_broker  # noqa: PLC0415 - a client library
-
-    with embedded_broker() as bootstrap:
-        yield bootstrap
 
 
 @contextmanager
