@@ -14,6 +14,7 @@ from headrace.records import Extent, Identity, Partition, Record
 from headrace.sink import Sink
 from headrace.source import Source
 from headrace.store import Store
+from headrace.testing.contracts.audited_loader import AuditedLoaderContract
 from headrace.testing.contracts.crash import (
     LoaderCrashContract,
     SinkCrashContract,
@@ -21,7 +22,7 @@ from headrace.testing.contracts.crash import (
     StoreCrashContract,
 )
 from headrace.testing.contracts.keyed_loader import KeyedLoaderContract
-from headrace.testing.contracts.loader import LoaderContract, Warehouse
+from headrace.testing.contracts.loader import Warehouse
 from headrace.testing.contracts.sink import Writer
 from headrace.testing.contracts.source import Log
 from headrace.testing.faults import Gate
@@ -31,7 +32,7 @@ from headrace.testing.store import GatedStore, MemoryStore
 from headrace.testing.warehouse import MemoryWarehouse
 
 
-class TestMemoryLoader(LoaderContract):
+class TestMemoryLoader(AuditedLoaderContract):
     @pytest.fixture
     def warehouse(self) -> Warehouse:
         return MemoryWarehouse()
@@ -44,6 +45,8 @@ class TestMemoryLoaderWithKeys(KeyedLoaderContract):
 
 
 class Memory(SilverMachine):
+    audited = True
+
     def make_warehouse(self, gate: Gate) -> Warehouse:
         return MemoryWarehouse(gate)
 

@@ -145,6 +145,21 @@ def overtaken_by_another(loader: type[MemoryLoader]) -> None:
         found.tables_are_right()
 
 
+def audited_machine(loader: type[MemoryLoader]) -> None:
+    """A redrive, and then an audit: one order of the machine's, alone."""
+
+    class Machine(SilverMachine):
+        audited = True
+
+        def make_warehouse(self, gate):
+            return MemoryWarehouse(gate, loader)
+
+    found = Machine()
+    found.grow(number=0, values=[b'{"symbol":"A","price":2,"size":-1}', b"not json"])
+    found._open(newer=False).load(found.chain[0])
+    found.teardown()
+
+
 def keyed_machine(loader: type[MemoryLoader]) -> None:
     machine(loader, keys=True)
 
@@ -187,6 +202,15 @@ class RedriveInTwoSteps(MemoryLoader):
             return super().take_back(transaction, selection)
         finally:
             del self.write
+
+
+class RedriveWithoutATrace(MemoryLoader):
+    def take_back(self, transaction, selection):
+        table = transaction.table
+        before = list(table.ledger)
+        result = super().take_back(transaction, selection)
+        table.ledger = before
+        return result
 
 
 class LastComesWins(MemoryLoader):
@@ -498,6 +522,15 @@ PLANTED = [
         crash,
         MemoryLoader,
         RedriveInTwoSteps,
+    ),
+    Planted(
+        "loader",
+        "a redrive leaves no row in the ledger",
+        "S6, S10",
+        "SilverMachine, audited",
+        audited_machine,
+        MemoryLoader,
+        RedriveWithoutATrace,
     ),
     Planted(
         "loader",

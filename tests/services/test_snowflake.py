@@ -81,6 +81,10 @@ class Silver:
     def take(self, target: str, offset: int) -> None:
         self.connection.cursor().execute(f"DELETE FROM {target} WHERE _OFFSET = {offset}")
 
+    def forget(self, target: str, start: int) -> None:
+        loads = f"TARGET = '{target.upper()}' AND KIND = 'load' AND START_OFFSET = {start}"
+        self.connection.cursor().execute(f"DELETE FROM HEADRACE_LEDGER WHERE {loads}")
+
     def query(self, table: str, sql: str) -> list[tuple]:
         there = "SELECT 1 AS X FROM INFORMATION_SCHEMA.TABLES WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s"
         cursor = self.connection.cursor()

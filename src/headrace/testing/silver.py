@@ -17,6 +17,7 @@ a `Gate` before each statement::
 
     class MyKeys(MySilver):
         keyed = True    # the same of a contract with a key: at every moment the rows are the newest of what was loaded (S8)
+        audited = True  # a deep audit in the middle of it all finds nothing wrong: the loader has `tally` and `stored`
 
     TestMyKeys = MyKeys.TestCase
 """
@@ -35,6 +36,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from headrace.contract import column, contract
 from headrace.errors import ConfigError, HeadraceError, PositionConflictError, TransientError
 from headrace.loader import Line, LoadableSegment, Loader, LoadResult, Selection
+from headrace.testing.auditing import audited
 from headrace.testing.contracts.loader import DATASET, PARTITIONS, TARGET, Cells, Place, Warehouse, segment
 from headrace.testing.faults import Fate, Gate
 from headrace.testing.turns import Turn, Turns
@@ -117,10 +119,14 @@ class SilverMachine(RuleBasedStateMachine):
         workers_at_once: How many loaders there are at most.
 
         keyed: Whether the contract has a key: then the rows are the newest of what was loaded, at every moment (S8).
+
+        audited: Whether a deep audit looks as well, while loaders are in the middle of their transactions, or where none
+            is, when all is loaded: it has nothing to say. For loaders with `headrace.Loader.tally` and `stored`.
     """
 
     workers_at_once = 3
     keyed = False
+    audited = False
 
     def make_warehouse(self, gate: Gate) -> Warehouse:
         """Make a warehouse in which nothing is; the connections of its loaders ask *gate* before each statement from BEGIN on."""
@@ -254,6 +260,9 @@ class SilverMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """No more faults: one loader brings the rest, and redrives; then everything is where it belongs."""
+        busy = bool(self.workers)
+        if busy:
+            self._audit()
         for worker in self.workers:
             self.turns.kill(worker.turn)
         self.workers.clear()
@@ -270,8 +279,20 @@ class SilverMachine(RuleBasedStateMachine):
         bad = {place for place, value in self.values.items() if value == POISON}
         if (rows, refused) != (self._rows_of(set(self.values) - bad), bad):
             raise ViolationError(f"lost: {sorted(set(self.values) - rows - refused, key=str)}")
+        if not busy:
+            self._audit()
         for what in sorted(self.seen):
             event(what)
+
+    def _audit(self) -> None:
+        """A deep audit finds nothing wrong, whoever is in the middle of what."""
+        if not self.audited or not self.warehouse.ledger(TARGET):
+            return
+        links = (link for chain in self.chain.values() for link in chain)
+        loader, earlier = self._open(newer=True), [self._open(newer=False).contract]
+        result = audited(DATASET, PARTITIONS[0].stream, links, loader, earlier)
+        if result.findings:
+            raise ViolationError(f"the audit cries wolf: {'; '.join(map(str, result.findings))}")
 
     # ---- workers ----------------------------------------------------------------------------------------------------
 

@@ -15,46 +15,13 @@ from headrace.contract import Contract
 from headrace.errors import CommitUnknownError, ConfigError, PositionConflictError, SinkUnavailableError
 from headrace.loader import Census, Line, LoadableSegment, Loader, LoadResult, QuarantinedRecord, Selection
 from headrace.rowwise import TypedRow, TypedSegment, check_share, lacking, newest, selected, typed, typed_again
+from headrace.tally import LedgerRow as Row
+from headrace.tally import Stored, Tally
 from headrace.testing.contracts.loader import Cells, LedgerRow, Place
 from headrace.testing.faults import Gate, nothing_fails
+from headrace.testing.table import Shape, Table, place_of
 
 T = TypeVar("T")
-Shape = tuple[tuple[str, str, int, int, bool], ...]
-
-
-@attrs.define
-class Table:
-    """
-    One target: its rows, its quarantine and its ledger, as the last COMMIT left them.
-
-    Attributes:
-        version: Of the newest contract that has loaded it (S7).
-
-        shape: Its columns.
-
-        rows: By business key, or by place where the contract has none.
-
-        refused: By place.
-
-        ledger: The lines of loads.
-
-        begun: Where lines begin of which the head is not loaded (B29).
-    """
-
-    version: int = 0
-    shape: Shape = ()
-    rows: dict[object, TypedRow] = attrs.field(factory=dict)
-    refused: dict[Place, QuarantinedRecord] = attrs.field(factory=dict)
-    ledger: list[LedgerRow] = attrs.field(factory=list)
-    begun: dict[Line, int] = attrs.field(factory=dict)
-
-    def copied(self) -> Table:
-        return Table(self.version, self.shape, dict(self.rows), dict(self.refused), list(self.ledger), dict(self.begun))
-
-    def position(self, line: Line) -> int | None:
-        """How far the ledger says that a line is loaded."""
-        ends = [r.end for r in self.ledger if (r.dataset_id, r.partition) == (line.dataset_id, line.partition)]
-        return max([*ends, *([self.begun[line]] if line in self.begun else [])], default=None)
 
 
 @attrs.define(eq=False)
@@ -91,7 +58,7 @@ class MemoryWarehouse:
             price, size = cells["price"], cells["size"]
             found.append(
                 (
-                    _place(row),
+                    place_of(row),
                     (
                         str(cells["symbol"]),
                         None if price is None else Decimal(price),
@@ -105,15 +72,23 @@ class MemoryWarehouse:
         return [(place, record.line) for place, record in self.table(target).refused.items()]
 
     def ledger(self, target: str) -> Sequence[LedgerRow]:
-        return list(self.table(target).ledger)
+        return [
+            LedgerRow(r.dataset_id, r.partition, r.start, r.end, r.records, r.inserted, r.superseded, r.rejected)
+            for r in self.table(target).ledger
+            if r.kind == "load"
+        ]
 
     def current(self, target: str) -> Sequence[Place]:
-        return [_place(row) for row in self.table(target).rows.values() if not row.deleted]
+        return [place_of(row) for row in self.table(target).rows.values() if not row.deleted]
 
     def take(self, target: str, offset: int) -> None:
         rows = self.tables[target].rows
         for key in [key for key, row in rows.items() if row.offset == offset]:
             del rows[key]
+
+    def forget(self, target: str, start: int) -> None:
+        table = self.tables[target]
+        table.ledger = [r for r in table.ledger if r.kind != "load" or r.start != start]
 
 
 @attrs.define(eq=False)
@@ -172,7 +147,7 @@ class _Transaction:
                 )
             self.warehouse.owners[self.target] = self.attempt
             self.table = found.copied()
-            self.table.version, self.table.shape = contract.version, shape
+            self.table.version, self.table.shape, self.table.keyed = contract.version, shape, bool(contract.key)
 
     def commit(self) -> None:
         with self.warehouse.lock:
@@ -232,18 +207,22 @@ class MemoryLoader(Loader):
         yield from (refused[place] for place in sorted(refused) if selected(selection, refused[place]))
 
     def recorded(self, line: Line, start: int, end: int) -> int | None:
-        return sum(r.records for r in self._ledger(line) if start <= r.start and r.end <= end)
+        loads = (r for r in self.warehouse.table(self.target).of(line) if r.kind == "load")
+        return sum(r.records for r in loads if start <= r.start and r.end <= end)
 
     def census(self, line: Line, start: int, end: int) -> Census | None:
         table, place = self.warehouse.table(self.target), (line.dataset_id, line.partition)
-        rows = sum(_place(r)[:2] == place and start <= r.offset < end for r in table.rows.values())
+        rows = sum(place_of(r)[:2] == place and start <= r.offset < end for r in table.rows.values())
         refused = sum(p[:2] == place and start <= p[2] < end for p in table.refused)
         hidden = (self.recorded(line, start, end) or 0) - rows - refused if self._contract.key else 0
         return Census(rows, refused, max(0, hidden))
 
-    def _ledger(self, line: Line) -> list[LedgerRow]:
-        rows = self.warehouse.table(self.target).ledger
-        return [r for r in rows if (r.dataset_id, r.partition) == (line.dataset_id, line.partition)]
+    def tally(self, dataset_id: str, stream: str) -> Tally | None:
+        table = self.warehouse.tables.get(self.target)
+        return None if table is None else table.tally(self.target, dataset_id, stream)
+
+    def stored(self, line: Line, start: int, end: int, *, cells: bool = True) -> Stored:
+        return self.warehouse.table(self.target).stored(line, start, end, self._contract if cells else None)
 
     # ---- the transaction: each step is a method, so that a broken one can stand in its place ----------------
 
@@ -280,7 +259,7 @@ class MemoryLoader(Loader):
                 expected=wanted[0].segment.start,
                 found=None,
             )
-        new = Counter(map(_place, transaction.execute("MERGE rows", lambda: self.merge(table, found))))
+        new = Counter(map(place_of, transaction.execute("MERGE rows", lambda: self.merge(table, found))))
         transaction.execute("INSERT quarantine", lambda: self.quarantine(table, found))
         transaction.execute("INSERT ledger", lambda: self.enter(table, found, new))
         rows = table.ledger[-len(found) :]
@@ -293,7 +272,7 @@ class MemoryLoader(Loader):
     def write(self, table: Table, rows: Sequence[TypedRow]) -> list[TypedRow]:
         added = []
         for row in newest(rows) if self._contract.key else rows:
-            key = row.key or _place(row)
+            key = row.key or place_of(row)
             if key not in table.rows:
                 added.append(row)
             elif row.order < table.rows[key].order:
@@ -302,24 +281,15 @@ class MemoryLoader(Loader):
         return added
 
     def quarantine(self, table: Table, found: Sequence[TypedSegment]) -> None:
-        table.refused |= {_place(record): record for segment in found for record in segment.refused}
+        table.refused |= {place_of(record): record for segment in found for record in segment.refused}
 
     def enter(self, table: Table, found: Sequence[TypedSegment], new: Counter[Place]) -> None:
         for each in found:
             trailer = each.loadable.segment.trailer
-            inserted = sum(new[_place(row)] for row in each.rows)
-            table.ledger.append(
-                LedgerRow(
-                    trailer.dataset_id,
-                    trailer.partition,
-                    trailer.start,
-                    trailer.end,
-                    trailer.records,
-                    inserted,
-                    len(each.rows) - inserted,
-                    len(each.refused),
-                )
-            )
+            inserted = sum(new[place_of(row)] for row in each.rows)
+            counts = (trailer.records, inserted, len(each.rows) - inserted, len(each.refused))
+            line = Line(trailer.dataset_id, trailer.partition, self.target)
+            table.ledger.append(self._entry(line, "load", (trailer.start, trailer.end, *counts), trailer.digest))
 
     def take_back(self, transaction: _Transaction, selection: Selection) -> LoadResult:
         """Move what now keeps the contract from quarantine, as it is under the lock (S6)."""
@@ -328,10 +298,26 @@ class MemoryLoader(Loader):
         again = [typed_again(self._contract, each) for each in there]
         rows = [each for each in again if isinstance(each, TypedRow)]
         added = transaction.execute("MERGE rows", lambda: self.write(table, rows))
-        transaction.execute("DELETE quarantine", lambda: [table.refused.pop(_place(row)) for row in rows])
-        still = {_place(each): each for each in again if isinstance(each, QuarantinedRecord)}
+        transaction.execute("DELETE quarantine", lambda: [table.refused.pop(place_of(row)) for row in rows])
+        still = {place_of(each): each for each in again if isinstance(each, QuarantinedRecord)}
         transaction.execute("UPDATE quarantine", lambda: table.refused.update(still))
+        transaction.execute("INSERT ledger", lambda: self._enter_redrive(table, rows, added))
         return LoadResult(0, 0, len(added), len(rows) - len(added), -len(rows))
+
+    def _enter_redrive(self, table: Table, rows: Sequence[TypedRow], added: Sequence[TypedRow]) -> None:
+        """One row of the ledger for each line that has given records."""
+        for line in dict.fromkeys(Line(row.dataset_id, row.partition, self.target) for row in rows):
+            gone, new = (
+                [row.offset for row in some if (row.dataset_id, row.partition) == (line.dataset_id, line.partition)]
+                for some in (rows, added)
+            )
+            counts = (0, len(new), len(gone) - len(new), -len(gone))
+            table.ledger.append(self._entry(line, "redrive", (min(gone), max(gone) + 1, *counts)))
+
+    def _entry(
+        self, line: Line, kind: str, counts: tuple[int, int, int, int, int, int], digest: str | None = None
+    ) -> Row:
+        return Row(line.dataset_id, line.partition, kind, *counts, digest, self._contract.version)
 
     def _begin(self, transaction: _Transaction, line: Line, position: int) -> LoadResult:
         found = transaction.execute("SELECT ledger", lambda: transaction.table.position(line))
@@ -343,12 +329,9 @@ class MemoryLoader(Loader):
                 expected=position,
                 found=None,
             )
-        transaction.execute("INSERT ledger", lambda: transaction.table.begun.update({line: position}))
+        entry = self._entry(line, "begin_at", (0, position, 0, 0, 0, 0))
+        transaction.execute("INSERT ledger", lambda: transaction.table.ledger.append(entry))
         return LoadResult()
-
-
-def _place(row: TypedRow | QuarantinedRecord) -> Place:
-    return (row.dataset_id, row.partition, row.offset)
 
 
 def _shape(contract: Contract) -> Shape:

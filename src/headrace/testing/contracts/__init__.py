@@ -15,5 +15,8 @@ derive from each that your implementation claims.
 import pytest
 
 pytest.register_assert_rewrite(
-    *(f"{__name__}.{name}" for name in ("crash", "keyed_loader", "loader", "reader", "sink", "source", "store"))
+    *(
+        f"{__name__}.{name}"
+        for name in ("audited_loader", "crash", "keyed_loader", "loader", "reader", "sink", "source", "store")
+    )
 )

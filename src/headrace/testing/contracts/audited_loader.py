@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from headrace.contract import Contract
 from headrace.envelope import decode
-from headrace.loader import Loader
+from headrace.errors import ConfigError
+from headrace.loader import LoadableSegment, Loader
 from headrace.rows import row
-from headrace.tally import Stored, Tally
+from headrace.tally import LedgerRow as Row
+from headrace.tally import Stored, Stray, Tally
+from headrace.testing.contracts.keyed_loader import QUOTES, Newest, Quote, newest
 from headrace.testing.contracts.loader import (
     BAD,
     DATASET,
     GOOD,
     PARTITIONS,
     TARGET,
+    LedgerRow,
     LoaderContract,
+    Place,
     Tick,
     Warehouse,
     segment,
 )
 
 STREAM = PARTITIONS[0].stream
+OTHER_DATASET = "f" * 32
 
 
 class AuditedLoaderContract(LoaderContract):
-    """`LoaderContract`, and a loader that counts its tables and reads them back: `Loader.tally` and `Loader.stored`."""
+    """
+    `LoaderContract`, and a loader that counts its tables and reads them back: `Loader.tally` and `Loader.stored`.
+
+    Of a contract with a key as well, unless the loader refuses such a contract (ConfigError).
+    """
 
     def tally(self, loader: Loader, dataset_id: str = DATASET) -> Tally:
         """Return the tally of the tests' stream; there must be one."""
@@ -43,7 +53,7 @@ class AuditedLoaderContract(LoaderContract):
         loader = open_loader()
         values = [GOOD[0][0], BAD[2], GOOD[1][0]]
         loader.load([segment(0, values), segment(3, [BAD[3]]), segment(4, [GOOD[2][0]])])
-        loader.load([segment(0, values, partition=PARTITIONS[1]), segment(0, values, dataset_id="f" * 32)])
+        loader.load([segment(0, values, partition=PARTITIONS[1]), segment(0, values, dataset_id=OTHER_DATASET)])
         tally = self.tally(open_loader())
         assert tally.target.lower() == TARGET  # as the warehouse spells it
         assert (tally.keyed, list(tally.strays)) == (False, [])
@@ -84,6 +94,75 @@ class AuditedLoaderContract(LoaderContract):
         assert [(r.inserted, r.rows) for r in tally.ledger] == [(3, 3), (2, 1)]
         assert (tally.inserted, tally.rows) == (5, 4)
 
+    def test_a_tally_names_what_no_load_covers(self, open_loader: Callable[..., Loader], warehouse: Warehouse) -> None:
+        """What lost its row of the ledger is a stray, in the middle, behind the last load and where no load is left."""
+        loader, values = open_loader(), [GOOD[0][0], BAD[2], GOOD[1][0]]
+        loader.load([segment(start, values) for start in (0, 3, 6, 9)])
+        loader.load([segment(0, values, partition=PARTITIONS[1]), segment(0, values, dataset_id=OTHER_DATASET)])
+        for start in (3, 9):
+            warehouse.forget(TARGET, start)
+        tally, first = self.tally(open_loader()), PARTITIONS[0]
+        lost = [Stray(first, "quarantine", 4, 11, 2), Stray(first, "rows", 3, 12, 4)]
+        assert sorted(tally.strays, key=str) == lost
+        assert [(r.partition, r.start, r.end) for r in tally.ledger] == [
+            (first, 0, 3),
+            (first, 6, 9),
+            (PARTITIONS[1], 0, 3),
+        ]
+        assert {(r.rows, r.distinct_rows, r.quarantined, r.distinct_quarantined, r.both) for r in tally.ledger} == {
+            (2, 2, 1, 1, 0)
+        }
+        assert (tally.rows, tally.inserted, tally.quarantined, tally.rejected) == (12, 8, 6, 4)
+        assert (tally.of, tally.refused) == ({first: 8, PARTITIONS[1]: 2}, {first: 4, PARTITIONS[1]: 1})
+        assert tally.position(first) == 9
+        warehouse.forget(TARGET, 0)
+        tally = self.tally(open_loader(), OTHER_DATASET)
+        assert (list(tally.ledger), tally.position(first)) == ([], None)
+        lost = [Stray(first, "quarantine", 1, 2, 1), Stray(first, "rows", 0, 3, 2)]
+        assert sorted(tally.strays, key=str) == lost
+        assert (tally.rows, tally.quarantined, tally.of, tally.refused) == (12, 6, {first: 2}, {first: 1})
+
+    def test_a_contract_with_a_key(self, open_loader: Callable[..., Loader], warehouse: Warehouse) -> None:
+        """
+        Rows are counted and read where their records stand in the log, those that newer ones hide not at all.
+
+        The ledger's words stay what they were. Of each row one cell more is read: whether it is a delete.
+        """
+        try:
+            loader = open_loader(Quote)
+            loader.max_rejected = 1.0  # of a few records each one counts
+            for each in QUOTES:  # rows leave the loads that came before
+                loader.load([each])
+        except ConfigError:
+            return  # a loader may refuse contracts with a key
+        expected, loader = newest(QUOTES), open_loader(Quote)
+        self.counts(self.tally(loader), warehouse, expected)
+        values = _values(QUOTES)
+        deletes = set()
+        for dataset, partition in {place[:2] for place in values}:
+            found = loader.stored(self.line(partition, dataset), 0, 100)
+            places = sorted(p for p, _ in expected.rows.values() if p[:2] == (dataset, partition))
+            refused = sorted(p[2] for p in expected.refused if p[:2] == (dataset, partition))
+            assert [(r.offset, r.cells) for r in found.rows] == [(p[2], self.cells(values[p], Quote)) for p in places]
+            assert [n for n, _ in found.quarantined] == refused
+            deletes |= {(dataset, partition, r.offset) for r in found.rows if r.cells[-1] == "true"}
+        assert deletes == expected.deleted
+
+    def counts(self, tally: Tally, warehouse: Warehouse, expected: Newest) -> None:
+        """Hold a tally of the quotes against the ledger, and against what an independent reading says that there is."""
+        places = [place for place, _ in expected.rows.values()]
+        assert (tally.keyed, tally.doubled_keys, list(tally.strays)) == (True, 0, [])
+        told = [r for r in warehouse.ledger(TARGET) if r.dataset_id == DATASET]
+        assert [_words(r) for r in tally.ledger] == sorted(map(_words, told))
+        for load in tally.ledger:
+            here, refused = (sum(_within(load, place) for place in some) for some in (places, expected.refused))
+            found = (load.rows, load.distinct_rows, load.quarantined, load.distinct_quarantined, load.both)
+            assert found == (here, here, refused, refused, 0)
+        assert [r.rows for r in tally.ledger] != [r.inserted for r in tally.ledger]  # the ledger alone would not do
+        assert tally.rows == tally.inserted == len(places)
+        assert tally.quarantined == tally.rejected == len(expected.refused)
+        assert sum(tally.of.values()) == sum(place[0] == DATASET for place in places)
+
     def test_stored_is_what_the_tables_hold(self, open_loader: Callable[..., Loader], warehouse: Warehouse) -> None:
         """Rows cell by cell and quarantined lines to the byte, of the range and nothing beside it, whatever loads it cuts."""
         values = [value for value, _ in GOOD] + list(BAD)
@@ -112,8 +191,26 @@ class AuditedLoaderContract(LoaderContract):
         assert nothing == Stored([], [])
 
     @staticmethod
-    def cells(value: bytes | None) -> tuple[str | None, ...]:
+    def cells(value: bytes | None, kept: type = Tick) -> tuple[str | None, ...]:
         """Return the canonical cells of a good value."""
-        found = row(Contract.of(Tick), value)
+        found = row(Contract.of(kept), value)
         assert isinstance(found, list)
         return tuple(found)
+
+
+def _within(load: Row, place: Place) -> bool:
+    return place[:2] == (load.dataset_id, load.partition) and load.start <= place[2] < load.end
+
+
+def _words(load: Row | LedgerRow) -> tuple[object, ...]:
+    """What the ledger says of a load."""
+    return load.partition, load.start, load.end, load.records, load.inserted, load.superseded, load.rejected
+
+
+def _values(segments: Sequence[LoadableSegment]) -> dict[Place, bytes | None]:
+    """The value of each record."""
+    return {
+        (each.segment.trailer.dataset_id, each.segment.partition, record.offset): record.value
+        for each in segments
+        for record in map(decode, b"".join(each.lines()).splitlines())
+    }

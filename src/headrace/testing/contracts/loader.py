@@ -179,6 +179,13 @@ class Warehouse(Protocol):
     def take(self, target: str, offset: int) -> None:
         """Delete the rows with this offset behind the loader's back."""
 
+    def forget(self, target: str, start: int) -> None:
+        """
+        Delete the ledger's loads that begin at this offset behind the loader's back.
+
+        Only asked by `headrace.testing.contracts.audited_loader.AuditedLoaderContract`.
+        """
+
 
 def segment(
     offset: int,
