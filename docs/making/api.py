@@ -39,6 +39,7 @@ OTHERS = {
     "headrace.contract": ("contract", "column", "load_contract", "Contract"),
     "headrace.bars": ("Bars",),
     "headrace.airflow": ("uri", "retry_policy", "must_be_complete"),
+    "headrace.tally": ("counted", "strays", "by_partition"),
     "headrace.rowwise": (
         *(
             "lacking",

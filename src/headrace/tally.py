@@ -1,4 +1,9 @@
-"""What a target really holds, counted in its tables: what an audit holds against the ledger and the lake."""
+"""
+What a target really holds, counted in its tables: what an audit holds against the ledger and the lake.
+
+A loader of your own counts, by one statement a table, how many records lie in the range of each load (`Counts`); `counted` puts
+that to the rows of its ledger, `strays` and `by_partition` are the rest of a `Tally`.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import attrs
 
 from headrace.records import Partition
+
+__all__ = ["Counts", "LedgerRow", "Stored", "StoredRow", "Stray", "Tally", "by_partition", "counted", "strays"]
 
 
 @attrs.frozen

@@ -661,6 +661,18 @@ class Broken(DuckDBLoader):
 """,
         {"test_a_contract_with_a_key"},
     ),
+    "writes moments as its settings say": (
+        """
+class Broken(DuckDBLoader):
+    pass
+
+@pytest.fixture(autouse=True)
+def careless(monkeypatch):
+    from headrace.plugins.duckdb import audit
+    monkeypatch.setattr(audit, "_cell", lambda column: f'"{column.name}"::VARCHAR')
+""",
+        {"test_stored_of_every_kind"},
+    ),
     "does not say which rows are deletes": (
         """
 class Broken(DuckDBLoader):

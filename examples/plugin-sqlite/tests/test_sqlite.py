@@ -13,14 +13,28 @@ import pytest
 from headrace_sqlite.loader import SQLiteLoader
 from hypothesis import HealthCheck, settings
 
-from headrace import ConfigError, Line, Partition, Registry, SinkUnavailableError
+from headrace import (
+    Chain,
+    CommitUnknownError,
+    ConfigError,
+    DataError,
+    HeadraceError,
+    Line,
+    Load,
+    Partition,
+    Pipeline,
+    Registry,
+    Selection,
+    SinkUnavailableError,
+    audit,
+)
 from headrace.contract import column, contract
 from headrace.testing import (
+    AuditedLoaderContract,
     Cells,
     Gate,
     KeyedLoaderContract,
     LedgerRow,
-    LoaderContract,
     LoaderCrashContract,
     Place,
     SilverMachine,
@@ -90,6 +104,12 @@ class Silver:
             connection.execute(f"DELETE FROM {target} WHERE _offset = ?", [offset])
         connection.close()
 
+    def forget(self, target: str, start: int) -> None:
+        loads = "target = ? AND kind = 'load' AND start_offset = ?"
+        with sqlite3.connect(self.path) as connection:
+            connection.execute(f"DELETE FROM headrace_ledger WHERE {loads}", [target, start])
+        connection.close()
+
     def _query(self, table: str, sql: str) -> list[tuple]:
         connection = sqlite3.connect(self.path)
         try:
@@ -99,7 +119,7 @@ class Silver:
             connection.close()
 
 
-class TestSQLiteLoader(LoaderContract):
+class TestSQLiteLoader(AuditedLoaderContract):
     @pytest.fixture
     def warehouse(self, tmp_path: Path) -> Warehouse:
         return Silver(tmp_path / "silver.db")
@@ -121,6 +141,8 @@ class TestEveryStatementFails(LoaderCrashContract):
 
 
 class Machine(SilverMachine):
+    audited = True
+
     def make_warehouse(self, gate: Gate) -> Warehouse:
         self.folder = tempfile.TemporaryDirectory(prefix="headrace-sqlite-")
         return Silver(Path(self.folder.name) / "silver.db", gate, lock_timeout_s=0.0)
@@ -199,6 +221,120 @@ def test_a_file_that_is_locked(tmp_path: Path):
     other.close()
     line = Line(SEGMENTS[0].segment.trailer.dataset_id, SEGMENTS[0].segment.partition, "ticks")
     assert {line: 3} == warehouse.open(Tick, "ticks").positions([line])
+
+
+SAYS = (
+    ("locked", sqlite3.SQLITE_BUSY, SinkUnavailableError, "call again"),
+    ("disk I/O error", sqlite3.SQLITE_IOERR_WRITE, SinkUnavailableError, "call again"),
+    ("the database is full", sqlite3.SQLITE_FULL, SinkUnavailableError, "call again"),
+    ("readonly database", sqlite3.SQLITE_READONLY_DBMOVED, ConfigError, "permissions"),
+    ("no such column: owner", sqlite3.SQLITE_ERROR, ConfigError, "the tables"),
+    ("malformed", sqlite3.SQLITE_CORRUPT_INDEX, DataError, "is damaged"),
+    ("UNIQUE constraint failed", sqlite3.SQLITE_CONSTRAINT_UNIQUE, DataError, "its ledger does not know"),
+    ("not a database", sqlite3.SQLITE_NOTADB, ConfigError, "no SQLite file"),
+    ("wrong number of bindings", None, ConfigError, "nothing was written"),
+)
+KINDS = [kind for kind in vars(sqlite3).values() if isinstance(kind, type) and issubclass(kind, sqlite3.Error)]
+
+
+@attrs.define
+class Failing:
+    """A connection of which one statement fails."""
+
+    real: sqlite3.Connection
+    at: str
+    error: sqlite3.Error
+
+    def execute(self, sql: str, *values: object) -> sqlite3.Cursor:
+        if sql.startswith(self.at):
+            raise self.error
+        return self.real.execute(sql, *values)
+
+    def close(self) -> None:
+        self.real.close()
+
+
+def failing(path: Path, at: str, error: sqlite3.Error) -> SQLiteLoader:
+    connect = lambda *a, **more: Failing(sqlite3.connect(*a, **more), at, error)  # noqa: E731
+    return SQLiteLoader(database=str(path), target="ticks", contract=Tick, connect=connect)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_no_error_of_sqlite_gets_out(kind: type[sqlite3.Error], tmp_path: Path):
+    """Whatever SQLite raises, wherever, is one of headrace's that says what to do; and what it ended has left nothing."""
+    silver = Silver(tmp_path / "silver.db")
+    for text, code, expected, says in SAYS:
+        error = kind(text)
+        if code is not None:
+            error.sqlite_errorcode = code
+        elif kind is sqlite3.OperationalError:
+            continue  # without a number it is taken for the file's: LoaderCrashContract
+        with pytest.raises(expected, match=says) as caught:
+            failing(silver.path, "INSERT INTO headrace_ledger", error).load(SEGMENTS)
+        assert caught.value.__cause__ is error
+        assert "ticks" in str(caught.value) or "silver.db" in str(caught.value)
+        assert (silver.rows("ticks"), silver.quarantined("ticks"), silver.ledger("ticks")) == ([], [], [])
+    line = Line(SEGMENTS[0].segment.trailer.dataset_id, SEGMENTS[0].segment.partition, "ticks")
+    for call in (
+        lambda loader: loader.positions([line]),
+        lambda loader: loader.tally(line.dataset_id, "ticks"),
+        lambda loader: loader.stored(line, 0, 3),
+        lambda loader: list(loader.quarantined(Selection())),
+    ):
+        with pytest.raises(HeadraceError):
+            call(failing(silver.path, "", kind("it fails")))
+    with pytest.raises(CommitUnknownError, match="the same call settles it"):
+        failing(silver.path, "COMMIT", kind("it fails")).load(SEGMENTS)
+    silver.open(Tick, "ticks").load(SEGMENTS)
+    assert len(silver.rows("ticks")) == 6
+
+
+def test_files_that_cannot_be_loaded(tmp_path: Path):
+    """What SQLite itself says of files that are none, damaged, not to be written, or nowhere; and of a ledger that lost a row."""
+    silver = Silver(tmp_path / "silver.db")
+    silver.open(Tick, "ticks").load(SEGMENTS)
+    whole = silver.path.read_bytes()
+
+    readonly = lambda path, **more: sqlite3.connect(f"file:{path}?mode=ro", uri=True, **more)  # noqa: E731
+    with pytest.raises(ConfigError, match="readonly database"):
+        attrs.evolve(silver.open(Tick, "ticks"), connect=readonly).redrive(Selection())
+
+    silver.forget("ticks", 6)
+    with pytest.raises(DataError, match="rows that its ledger does not know"):
+        silver.open(Tick, "ticks").load(SEGMENTS)
+    assert len(silver.rows("ticks")) == 6
+
+    silver.path.write_bytes(whole[:4096] + bytes(len(whole) - 4096))
+    with pytest.raises(DataError, match="is damaged"):
+        silver.open(Tick, "ticks").load(SEGMENTS)
+
+    silver.path.write_bytes(b"no file of SQLite's" * 400)
+    with pytest.raises(ConfigError, match="no SQLite file"):
+        silver.open(Tick, "ticks").load(SEGMENTS)
+
+    with pytest.raises(ConfigError, match="the path"):
+        Silver(tmp_path / "nowhere" / "silver.db").open(Tick, "ticks").load(SEGMENTS)
+
+
+def test_an_audit_of_its_table(tmp_path: Path):
+    """What the README shows: complete, as a command would say it; what somebody deletes is named, and where it was."""
+    (tmp_path / "ticks.jsonl").write_bytes(b"".join(b'{"symbol":"A","price":%d}\n' % n for n in range(50)) + b"bad\n")
+    lake, warehouse = f"file://{tmp_path}/lake", f"sqlite://{tmp_path}/silver.db?table=ticks"
+    registry = Registry.discover()
+    with registry.source(f"jsonl://{tmp_path}/ticks.jsonl") as source, registry.sink(lake) as sink:
+        Pipeline(source=source, sink=sink, until_end=True).run()
+    result = audit(lake, warehouse, contract=Tick, deep=True)
+    assert result.verdict == "unknown"
+    assert not (tmp_path / "silver.db").exists()  # it was only asked
+
+    with registry.loader(warehouse, Tick) as loader:
+        Load(chain=Chain.open(registry.store(lake), "ticks"), loader=loader).run()
+    for kept in (Tick, None):  # without the contract rows are counted, and not looked into
+        assert audit(lake, warehouse, contract=kept, deep=kept is not None).verdict == "complete"
+
+    Silver(tmp_path / "silver.db").take("ticks", 7)
+    [finding] = audit(lake, warehouse, contract=Tick, deep=True).findings
+    assert (finding.kind, finding.where, finding.start, finding.end) == ("missing", "rows", 7, 8)
 
 
 def test_a_table_of_another_contract(tmp_path: Path):

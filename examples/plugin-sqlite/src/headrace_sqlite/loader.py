@@ -7,6 +7,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -25,11 +26,14 @@ from headrace import (
     QuarantinedRecord,
     Registry,
     Selection,
-    SinkUnavailableError,
+    Stored,
+    Tally,
 )
 from headrace.contract import Contract
 from headrace.rowwise import TypedRow, TypedSegment, check_share, lacking, newest, order_of, typed, typed_again
-from headrace_sqlite.tables import PLACE, declared, quoted, statements, stored, where
+from headrace_sqlite import audit
+from headrace_sqlite.errors import told
+from headrace_sqlite.tables import PLACE, declared, held, quoted, statements, there, where
 
 PIECE = 1_000
 """So many quarantined records are read at once."""
@@ -77,9 +81,11 @@ class SQLiteLoader(Loader):
     # ---- the loader's verbs ---------------------------------------------------------------------------------------
 
     def positions(self, lines: Sequence[Line]) -> Mapping[Line, int | None]:
+        if not Path(self.database).exists():  # to open it would make it
+            return dict.fromkeys(lines)
         with self._opened() as connection:
-            there = _there(connection, "headrace_ledger")
-            return {line: _position(connection, line) if there else None for line in lines}
+            known = there(connection, "headrace_ledger")
+            return {line: _position(connection, line) if known else None for line in lines}
 
     def load(self, segments: Sequence[LoadableSegment]) -> LoadResult:
         with self._opened() as connection:
@@ -106,9 +112,9 @@ class SQLiteLoader(Loader):
         after: tuple[object, ...] = ("", "", -1, -1)
         while True:
             with self._opened() as connection:  # not open while one is looked at
-                there = _there(connection, f"{self.target}_quarantine")
+                known = there(connection, f"{self.target}_quarantine")
                 further = f"{condition} AND ({PLACE}) > (?, ?, ?, ?)"
-                piece = self._refused(connection, further, (*values, *after), PIECE) if there else []
+                piece = self._refused(connection, further, (*values, *after), PIECE) if known else []
             yield from piece
             if len(piece) < PIECE:
                 return
@@ -117,11 +123,11 @@ class SQLiteLoader(Loader):
 
     def recorded(self, line: Line, start: int, end: int) -> int | None:
         with self._opened() as connection:
-            return self._recorded(connection, line, start, end) if _there(connection, "headrace_ledger") else 0
+            return self._recorded(connection, line, start, end) if there(connection, "headrace_ledger") else 0
 
     def census(self, line: Line, start: int, end: int) -> Census | None:
         with self._opened() as connection:
-            if not _there(connection, self.target):
+            if not there(connection, self.target):
                 return Census(0, 0, 0)
             inside = "_dataset = ? AND _stream = ? AND _partition = ? AND _offset >= ? AND _offset < ?"
             within = (line.dataset_id, line.partition.stream, line.partition.number, start, min(end, 2**62))
@@ -131,6 +137,16 @@ class SQLiteLoader(Loader):
             )
             hidden = self._recorded(connection, line, start, end) - rows - refused if self._contract.key else 0
             return Census(rows, refused, max(0, hidden))
+
+    def tally(self, dataset_id: str, stream: str) -> Tally | None:
+        if not Path(self.database).exists():  # to open it would make it
+            return None
+        with self._opened() as connection:
+            return audit.tally(connection, self.target, dataset_id, stream)
+
+    def stored(self, line: Line, start: int, end: int, *, cells: bool = True) -> Stored:
+        with self._opened() as connection:
+            return audit.stored(connection, self.target, self._contract if cells else None, line, start, end)
 
     # ---- the transaction ------------------------------------------------------------------------------------------
 
@@ -195,7 +211,7 @@ class SQLiteLoader(Loader):
                 added[_place(row)] += known is None
             else:
                 added[_place(row)] += 1
-            cells = [stored(column, text) for column, text in zip(columns, row.cells, strict=True)]
+            cells = [held(column, text) for column, text in zip(columns, row.cells, strict=True)]
             connection.execute(insert, (*cells, row.deleted, *_place(row), row.timestamp_ms))
         return added
 
@@ -216,7 +232,7 @@ class SQLiteLoader(Loader):
 
     def _key(self, row: TypedRow) -> list[str | int | None]:
         columns = {column.name: column for column in self._contract.columns}
-        return [stored(columns[name], text) for name, text in zip(self._contract.key, row.key, strict=True)]
+        return [held(columns[name], text) for name, text in zip(self._contract.key, row.key, strict=True)]
 
     def _quarantine(self, connection: Any, records: Sequence[QuarantinedRecord]) -> None:
         insert = f"INSERT OR REPLACE INTO {quoted(f'{self.target}_quarantine')} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -225,8 +241,8 @@ class SQLiteLoader(Loader):
 
     def _take_back(self, connection: Any, attempt: str, selection: Selection) -> LoadResult:
         """Move what now keeps the contract, of what is in quarantine under the lock; the rest says why not (S6)."""
-        there = self._refused(connection, *where(selection), -1)
-        again = [typed_again(self._contract, record) for record in there]
+        found = self._refused(connection, *where(selection), -1)
+        again = [typed_again(self._contract, record) for record in found]
         rows = [each for each in again if isinstance(each, TypedRow)]
         added = self._write(connection, rows)
         gone = f"DELETE FROM {quoted(f'{self.target}_quarantine')} WHERE ({PLACE}) = (?, ?, ?, ?)"
@@ -274,13 +290,11 @@ class SQLiteLoader(Loader):
         try:
             connection = self.connect(self.database, timeout=self.lock_timeout_s, isolation_level=None)
         except sqlite3.Error as exc:
-            raise SinkUnavailableError(f"{self.database} cannot be opened: {exc}") from exc
+            raise told(exc, self.database, self.target) from exc
         try:
             yield connection
-        except sqlite3.OperationalError as exc:
-            raise SinkUnavailableError(
-                f"{self.target} in {self.database}: {exc}; nothing was written, call again"
-            ) from exc
+        except sqlite3.Error as exc:
+            raise told(exc, self.database, self.target) from exc
         finally:
             connection.close()
 
@@ -327,10 +341,6 @@ def _position(connection: Any, line: Line) -> int | None:
         (line.dataset_id, line.partition.stream, line.partition.number, line.target),
     ).fetchone()
     return None if position is None else int(position)
-
-
-def _there(connection: Any, table: str) -> bool:
-    return bool(connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchall())
 
 
 def _place(row: TypedRow | QuarantinedRecord) -> tuple[object, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from headrace import Selection
 from headrace.contract import Column, Contract
 
@@ -49,7 +51,12 @@ def statements(target: str, contract: Contract) -> list[str]:
     return found
 
 
-def stored(column: Column, text: str | None) -> str | int | None:
+def there(connection: Any, name: str) -> bool:
+    """Whether there is a table or a view of this name."""
+    return bool(connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (name,)).fetchall())
+
+
+def held(column: Column, text: str | None) -> str | int | None:
     """A cell as SQLite holds it."""
     if text is None or column.kind not in ("integer", "boolean"):
         return text

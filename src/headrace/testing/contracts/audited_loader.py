@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
+from decimal import Decimal
 
-from headrace.contract import Contract
+from headrace.contract import Contract, column, contract
 from headrace.envelope import decode
 from headrace.errors import ConfigError
 from headrace.loader import LoadableSegment, Loader
@@ -28,6 +30,33 @@ from headrace.testing.contracts.loader import (
 
 STREAM = PARTITIONS[0].stream
 OTHER_DATASET = "f" * 32
+
+
+@contract(version=1)
+class EveryKind:
+    """A column of each kind that the other contracts have not."""
+
+    symbol: str
+    price: Decimal = column(precision=18, scale=6)
+    size: int | None
+    moment: datetime | None = column(unit="ns")
+    flag: bool | None
+    nested: dict[str, object] | None
+
+
+KINDS: tuple[tuple[bytes, tuple[str | None, ...]], ...] = (
+    (b'{"symbol":"A","price":1.5}', ("A", "1.500000", None, None, None, None)),
+    (
+        b'{"symbol":"A","price":-1,"size":0,"moment":1381152600123456789,"flag":true,"nested":{"a":[1,null,"\xc3\xa4"]}}',
+        ("A", "-1.000000", "0", "1381152600123456789", "true", '{"a":[1,null,"\xe4"]}'),
+    ),
+    (
+        b'{"symbol":"","price":0,"size":-1,"moment":-1,"flag":false,"nested":{}}',
+        ("", "0.000000", "-1", "-1", "false", "{}"),
+    ),
+    (b'{"symbol":"A","price":1,"moment":0}', ("A", "1.000000", None, "0", None, None)),
+)
+"""Values, and their cells as an audit compares them: a moment is nanoseconds since the Unix epoch, all else as it is typed."""
 
 
 class AuditedLoaderContract(LoaderContract):
@@ -181,6 +210,14 @@ class AuditedLoaderContract(LoaderContract):
         lines = {p[2]: bytes(line) for p, line in warehouse.quarantined(TARGET) if p[1] == PARTITIONS[0]}
         assert [(n, bytes(line)) for n, line in found.quarantined] == [(n, lines[n]) for n in range(len(GOOD), end)]
         assert [decode(bytes(line)).value for _, line in found.quarantined] == values[len(GOOD) : end]
+
+    def test_stored_of_every_kind(self, open_loader: Callable[..., Loader]) -> None:
+        """A boolean is true or false, a nested value compact JSON, a moment nanoseconds, before 1970 too; NULL is None."""
+        open_loader(EveryKind).load([segment(0, [value for value, _ in KINDS])])
+        loader = open_loader(EveryKind)
+        assert [row.cells for row in loader.stored(self.line(), 0, len(KINDS)).rows] == [cells for _, cells in KINDS]
+        found = loader.stored(self.line(), 0, len(KINDS), cells=False)  # the contract is not known
+        assert [row.offset for row in found.rows] == list(range(len(KINDS)))
 
     def test_stored_is_not_what_was_taken(self, open_loader: Callable[..., Loader], warehouse: Warehouse) -> None:
         """It reads the table, not the ledger."""
