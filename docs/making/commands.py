@@ -19,6 +19,7 @@ Every command with all its options, as `headrace COMMAND --help` shows them. Sou
 
 """
 COMMON = ("json", "log_level", "log_format", "help")
+_BEFORE = "Before the command's name, as in `headrace --metrics-file FILE load …`:\n\n"
 
 
 def page() -> str:
@@ -46,9 +47,9 @@ def _paragraphs(command: Any) -> list[str]:
 
 
 def _common(root: Any, one: Any) -> str:
-    version = [o for o in root.params if o.name == "_version"]
     own = [o for o in one.params if o.name in COMMON]
-    return _table("option", [*own, *version], {}) + "\n"
+    before = [o for o in root.params if o.name not in COMMON]  # the command's name stands behind these
+    return _table("option", own, {}) + "\n" + _BEFORE + _table("option", before, {}) + "\n"
 
 
 def _command(name: str, command: Any) -> str:

@@ -7,7 +7,10 @@ import logging
 import pytest
 from confluent_kafka import Producer
 
+from headrace.errors import SinkUnavailableError
 from headrace.plugins.kafka.client import ClientLog, made
+from headrace.plugins.kafka.sink import KafkaSink
+from headrace.records import Extent, Identity, Partition
 
 
 def test_a_lost_connection_is_said_once_in_a_while(caplog: pytest.LogCaptureFixture):
@@ -41,3 +44,12 @@ def test_the_client_takes_it_for_a_logger(caplog: pytest.LogCaptureFixture):
         if caplog.records:
             break
     assert "Connection refused" in caplog.records[0].getMessage()
+
+
+def test_a_sink_that_has_asked_for_its_topic_keeps_no_client_for_it():
+    """It would keep each word of the connections that it loses, as nobody listens to it: in years of publishing that is much."""
+    sink = KafkaSink(bootstrap="127.0.0.1:9", topic="ticks", request_timeout_s=0.05)
+    extent = Extent(0, 0, 0, Identity("c", "t", "read_committed", 1))
+    with pytest.raises(SinkUnavailableError):
+        sink.bind({Partition("ticks", 0): extent})
+    assert sink._topics._admin is None

@@ -137,9 +137,12 @@ class KafkaSink(Sink):
         """Find the topic, or make it. For exactly-once each stream is pinned; otherwise a topic keeps no identity of it."""
         config = create_settings(self.create_settings)
         identities = {partition.stream: extent.identity for partition, extent in extents.items()}
-        for topic in dict.fromkeys(self.topic_of(stream) for stream in identities):
-            self._topics.find(topic, NewSettings(self.create_partitions, self.create_replication, config))
-        return identities if self._positions is None else self._positions.bind(identities)
+        try:
+            for topic in dict.fromkeys(self.topic_of(stream) for stream in identities):
+                self._topics.find(topic, NewSettings(self.create_partitions, self.create_replication, config))
+            return identities if self._positions is None else self._positions.bind(identities)
+        finally:
+            self._topics.rest()
 
     def positions(self, hints: Mapping[Partition, Hint | None]) -> Mapping[Partition, Position | Exception]:
         if self._positions is not None:

@@ -105,6 +105,10 @@ class Topics:
                 " it would be published again; set it, once all positions are there"
             )
 
+    def rest(self) -> None:
+        """Let the client go until the next question: it keeps what it says of its connections, and nobody listens."""
+        self._admin = None
+
     def _create(self, topic: str, new: NewSettings) -> None:
         wanted = NewTopic(topic, new.partitions, new.replication, config=dict(new.config))
         answer = self._client().create_topics([wanted], request_timeout=self.timeout_s)[topic]
