@@ -26,6 +26,7 @@ CLIENTS = {
     "snowflake",
     "structlog",
     "typer",
+    "urllib3",
     "websockets",
 }
 """Whatever takes long to import, or comes with an extra."""

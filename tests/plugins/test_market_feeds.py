@@ -5,22 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import threading
-import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import attrs
 import pytest
+from market_following import Clock, Following, begun, products, stocks
 
 from headrace.errors import ConfigError
-from headrace.plugins.market.alpaca import Alpaca
-from headrace.plugins.market.coinbase import Coinbase
-from headrace.plugins.market.feed import Feed
 from headrace.plugins.market.gaps import Gaps
 from headrace.plugins.market.json_feed import JsonFeed
-from headrace.plugins.market.source import FeedSource
-from headrace.records import Batch, Hint, Partition, Record, Start
+from headrace.records import Partition, Start
 from headrace.testing.servers.exchange import (
     AlpacaExchange,
     CoinbaseExchange,
@@ -29,101 +24,6 @@ from headrace.testing.servers.exchange import (
     alpaca_trade,
     coinbase_match,
 )
-
-
-@attrs.define
-class Clock:
-    """Passes only when a test says so; the time of day goes with it."""
-
-    now_s: float = 1000.0
-    day_ns: int = 1_767_366_000_000_000_000  # 2026-01-02T15:00:00Z, a Friday: New York is open
-    waits: list[float] = attrs.field(factory=list)
-
-    def __call__(self) -> float:
-        return self.now_s
-
-    def ns(self) -> int:
-        return self.day_ns + int((self.now_s - 1000.0) * 1e9)
-
-    def pass_s(self, seconds: float) -> None:
-        self.now_s += seconds
-
-    def most(self, least: float, most: float) -> float:
-        """A wait that is as long as it may be, so that a test knows it."""
-        self.waits.append(most)
-        return most
-
-
-@attrs.define(eq=False)
-class Following:
-    """A source that is polled here, as a pipeline would, with all that it has said."""
-
-    source: FeedSource
-    clock: Clock
-    said: dict[str, list[Record]] = attrs.field(factory=dict)
-    starts: dict[Partition, int] = attrs.field(factory=dict)
-    storing: bool = True  # gap records, as soon as they are said
-
-    def assigned(self, hints: Mapping[Partition, Hint | None]) -> Mapping[Partition, Start | None]:
-        return {p: Start(self.starts.get(p), None, 1) for p in hints}
-
-    def release(self, partitions) -> None:
-        raise AssertionError("a feed is never taken away")
-
-    lost = release
-
-    def poll(self, timeout_s: float = 0.05) -> None:
-        self.take(self.source.poll(self, timeout_s))
-        if self.storing:
-            self.store("gaps")
-
-    def take(self, events) -> None:
-        for batch in events:
-            assert isinstance(batch, Batch)
-            assert batch.nbytes == sum(
-                len(r.key or b"") + len(r.value or b"") + sum(len(n) + len(v or b"") for n, v in r.headers)
-                for r in batch.records()
-            )
-            self.said.setdefault(batch.partition.stream.rpartition(".")[2], []).extend(batch.records())
-
-    def until(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 20
-        while not condition():
-            assert time.monotonic() < deadline, (self.gaps(), {k: len(v) for k, v in self.said.items()})
-            self.poll()
-
-    def values(self, kind: str) -> list[bytes | None]:
-        return [r.value for r in self.said.get(kind, [])]
-
-    def store(self, *kinds: str) -> None:
-        """Acknowledge all that was said, of these kinds or of all."""
-        ends = {p: n for p, n in self.source._next.items() if not kinds or p.stream.rpartition(".")[2] in kinds}
-        self.source.acknowledge({p: Hint(n) for p, n in ends.items()})
-
-    def gaps(self) -> list[dict[str, Any]]:
-        """The gaps, each as its last revision says."""
-        found = {g["id"]: g for g in map(json.loads, self.values("gaps"))}
-        return list(found.values())
-
-    def open_gaps(self) -> list[str]:
-        return [g["symbol"] for g in self.gaps() if g["to"] is None]
-
-
-@pytest.fixture
-def follow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Following]]:
-    monkeypatch.setenv("APCA_API_KEY_ID", "key")
-    monkeypatch.setenv("APCA_API_SECRET_KEY", "secret")
-    opened: list[FeedSource] = []
-
-    def make(feed: Feed, **settings: Any) -> Following:
-        clock = settings.pop("clock", Clock())
-        given = {"clock": clock, "now_ns": clock.ns, "uniform": clock.most, "run": "p", **settings}
-        opened.append(FeedSource(feed=feed, **given))
-        return Following(opened[-1], clock)
-
-    yield make
-    for source in opened:
-        source.close()
 
 
 @pytest.fixture
@@ -144,14 +44,6 @@ def plain() -> Iterator[PlainExchange]:
         yield exchange
 
 
-def stocks(exchange: Exchange, *symbols: str, **more: Any) -> Alpaca:
-    return Alpaca(symbols=symbols or ("AAPL",), address=exchange.address, **more)
-
-
-def products(exchange: Exchange, *symbols: str, **more: Any) -> Coinbase:
-    return Coinbase(symbols=symbols or ("BTC-USD",), address=exchange.address, **more)
-
-
 def any_feed(exchange: Exchange, **more: Any) -> JsonFeed:
     given = {
         "name": "any",
@@ -162,13 +54,6 @@ def any_feed(exchange: Exchange, **more: Any) -> JsonFeed:
         **more,
     }
     return JsonFeed(address=exchange.address, **given)
-
-
-def begun(following: Following, exchange: Exchange) -> Following:
-    """Poll until the exchange has it as a client, and the gap of its beginning has ended."""
-    following.until(lambda: bool(following.gaps()) and not following.open_gaps())
-    exchange.wait_for_clients()
-    return following
 
 
 # ---- what is kept ---------------------------------------------------------------------------------------------

@@ -99,3 +99,14 @@ def test_many_missing_numbers():
     assert {4_999_998: 1, 1: 199, 0: 1} == {
         m: sum(gap["missing"] == m for gap in last_of(gaps)) for m in (4_999_998, 1, 0)
     }
+
+
+def test_many_fetched_numbers():
+    """What the history had of a gap of many is counted, and each number once, though it is not listed."""
+    gaps = Gaps(feed="f", symbols=("A",), producer="p", run="p")
+    gaps.count(["A", "A"], [1, 20_002], 1)
+    (gap,) = gaps.fillable
+    assert 19_999 == len(gaps.fetched(gap, [b"{}"] * 19_999, range(2, 20_001)))
+    gaps.settle(gap, "partly")
+    (said,) = last_of(gaps)
+    assert (1, False, "partly", 19_999) == tuple(said[n] for n in ("missing", "filled", "backfill", "backfilled"))

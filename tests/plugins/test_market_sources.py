@@ -64,7 +64,9 @@ def test_uris(tmp_path: Path):
     (tmp_path / "symbols").write_text("# tech\nMSFT\n\nAAPL\nNVDA\n")
     listed = registry.source(f"alpaca://iex/AAPL?symbols_file={tmp_path}/symbols")
     assert ("AAPL", "MSFT", "NVDA") == listed.feed.symbols
-    coins = registry.source("coinbase://BTC-USD,ETH-USD?stream=coins")
+    assert (True, "https://data.alpaca.markets") == (stocks.backfill, stocks.feed.history().address)
+    coins = registry.source("coinbase://BTC-USD,ETH-USD?stream=coins&backfill=false&address=ws://127.0.0.1:1")
+    assert (False, None) == (coins.backfill, coins.feed.history())  # no other server's past is asked for
     assert isinstance(coins, CoinbaseSource)
     assert ["coins.trades", "coins.other", "coins.gaps"] == [p.stream for p in coins.extents()]
 

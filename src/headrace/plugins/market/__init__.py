@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from headrace.bars import Bars
     from headrace.plugins.market.contracts import Bar, Gap, Quote, Trade
     from headrace.plugins.market.feed import Dialogue, Feed, FeedLostError, FeedRefusedError, Heard, Messages
+    from headrace.plugins.market.history import History, HistoryLostError, HistoryRefusedError, Page, Wanted
     from headrace.plugins.market.json_feed import JsonFeed
     from headrace.plugins.market.source import FeedSource
     from headrace.plugins.market.venues import AlpacaBar, AlpacaQuote, AlpacaTrade, CoinbaseQuote, CoinbaseTrade
@@ -38,10 +39,15 @@ __all__ = [
     "FeedSource",
     "Gap",
     "Heard",
+    "History",
+    "HistoryLostError",
+    "HistoryRefusedError",
     "JsonFeed",
     "Messages",
+    "Page",
     "Quote",
     "Trade",
+    "Wanted",
 ]
 
 _HOMES = {
@@ -55,6 +61,7 @@ _HOMES = {
         "Heard",
         "Messages",
     ),
+    "headrace.plugins.market.history": ("History", "HistoryLostError", "HistoryRefusedError", "Page", "Wanted"),
     "headrace.plugins.market.json_feed": ("JsonFeed",),
     "headrace.plugins.market.source": ("FeedSource",),
     "headrace.plugins.market.venues": (

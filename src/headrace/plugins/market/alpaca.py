@@ -10,6 +10,7 @@ import attrs
 import msgspec
 
 from headrace.errors import ConfigError
+from headrace.plugins.market.alpaca_history import AlpacaHistory
 from headrace.plugins.market.environment import named, variable
 from headrace.plugins.market.feed import OTHER, Dialogue, Feed, FeedLostError, FeedRefusedError, Heard
 from headrace.plugins.market.frames import Frames, grouped, words
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _KINDS = {"t": "trades", "c": "corrections", "x": "corrections", "q": "quotes", "b": "bars", "u": "bars"}
 _CHANNELS = {"trades": ("trades",), "quotes": ("quotes",), "bars": ("bars", "updatedBars")}
 _CONTROL = ("success", "subscription", "error")
+_ADDRESS, _HISTORY_ADDRESS = "wss://stream.data.alpaca.markets/v2", "https://data.alpaca.markets"
 _HELD_S = 90.0
 """A connection that broke off is held by the server for so long, and only one is allowed."""
 
@@ -53,6 +55,8 @@ class Alpaca(Feed):
 
         address: Where the feeds are.
 
+        history_address: Where their past is; unless given Alpaca's own, and none where `address` is another.
+
         silence_s: While New York is open, no message at all for so long is taken for a fault.
     """
 
@@ -61,7 +65,8 @@ class Alpaca(Feed):
         default="iex", validator=attrs.validators.in_(("iex", "sip", "delayed_sip", "test"))
     )
     wanted: tuple[str, ...] = ("trades", "quotes", "bars")
-    address: str = "wss://stream.data.alpaca.markets/v2"
+    address: str = _ADDRESS
+    history_address: str = ""
     silence_s: float = 120.0
     name: str = attrs.field(init=False)
     kinds: tuple[str, ...] = attrs.field(init=False)
@@ -81,6 +86,10 @@ class Alpaca(Feed):
 
     def dialogue(self) -> _Dialogue:
         return _Dialogue(self, variable("APCA_API_KEY_ID"), variable("APCA_API_SECRET_KEY"))
+
+    def history(self) -> AlpacaHistory | None:
+        address = self.history_address or (_HISTORY_ADDRESS if self.address == _ADDRESS else "")
+        return AlpacaHistory(self.feed, address) if address and self.feed != "test" else None
 
     def credentials(self) -> Sequence[tuple[str, bool]]:
         return list(named(["${APCA_API_KEY_ID}", "${APCA_API_SECRET_KEY}"]))

@@ -9,6 +9,7 @@ import attrs
 import msgspec
 
 from headrace.errors import ConfigError
+from headrace.plugins.market.coinbase_history import CoinbaseHistory
 from headrace.plugins.market.feed import OTHER, Dialogue, Feed, FeedLostError, FeedRefusedError, Heard
 from headrace.plugins.market.frames import Frames, grouped, words
 from headrace.plugins.market.source import FeedSource, settings
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from headrace.registry import Registry
     from headrace.uri import URI
 
+_ADDRESS, _HISTORY_ADDRESS = "wss://ws-feed.exchange.coinbase.com", "https://api.exchange.coinbase.com"
 _KINDS = {"match": "trades", "last_match": "trades", "ticker": "quotes"}
 _CHANNELS = {"trades": "matches", "quotes": "ticker"}
 _PASSING = ("limit", "too many", "slow", "unavailable", "internal", "timeout")
@@ -47,12 +49,15 @@ class Coinbase(Feed):
 
         address: Where the feed is.
 
+        history_address: Where its past is; unless given Coinbase's own, and none where `address` is another.
+
         heartbeat_s: Without any message for so long the connection is dead.
     """
 
     symbols: tuple[str, ...] = ("BTC-USD",)
     wanted: tuple[str, ...] = ("trades",)
-    address: str = "wss://ws-feed.exchange.coinbase.com"
+    address: str = _ADDRESS
+    history_address: str = ""
     heartbeat_s: float | None = 10.0
     name: str = attrs.field(default="coinbase", init=False)
     kinds: tuple[str, ...] = attrs.field(init=False)
@@ -72,6 +77,10 @@ class Coinbase(Feed):
 
     def numbers(self) -> Mapping[str, str]:
         return {"trades": "trade_id"}
+
+    def history(self) -> CoinbaseHistory | None:
+        address = self.history_address or (_HISTORY_ADDRESS if self.address == _ADDRESS else "")
+        return CoinbaseHistory(address) if address else None
 
 
 @attrs.define(eq=False)

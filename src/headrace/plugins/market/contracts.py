@@ -108,7 +108,7 @@ class Bar:
     volume: Decimal = column(precision=18, scale=6, minimum=0)
 
 
-@contract(version=1, key=("id",), order=("revision",), cluster=("symbol", "began"))
+@contract(version=2, key=("id",), order=("revision",), cluster=("symbol", "began"))
 class Gap:
     """
     An interval in which messages of a feed may be missing; what is learnt later replaces what was known.
@@ -126,6 +126,8 @@ class Gap:
         missing: How many messages are missing; NULL where the feed does not count.
         cause: Why.
         filled: Whether nothing is missing after all: the numbers say so, or what was missing came later.
+        backfill: What came of asking the exchange's history: done, partly or not available, and why; NULL: it was not asked yet.
+        backfilled: How many records came from there.
     """
 
     id: str
@@ -140,3 +142,5 @@ class Gap:
     missing: int | None
     cause: str
     filled: bool
+    backfill: str | None
+    backfilled: int | None

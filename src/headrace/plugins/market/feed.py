@@ -9,6 +9,7 @@ from datetime import datetime
 import attrs
 
 from headrace.errors import ConfigError
+from headrace.plugins.market.history import History
 
 OTHER = "other"
 """The kind of what a feed sent and nobody understood: kept to the byte, like everything else."""
@@ -140,6 +141,10 @@ class Feed(ABC):
     @abstractmethod
     def dialogue(self) -> Dialogue:
         """Begin a conversation; errors as for `url`."""
+
+    def history(self) -> History | None:
+        """Say where the feed's past can be asked for; None: nowhere."""
+        return None
 
     def quiet_s(self, moment: datetime) -> float | None:
         """For how long no message of a market is normal at this moment (UTC), in seconds; None: for any time."""

@@ -48,6 +48,10 @@ class Missing:
         next: The first number behind it, where the feed counts.
 
         left: The missing numbers that have not come late; None where they are not known, or too many.
+
+        fetched: Records that came from the exchange's history.
+
+        fill: What came of asking for it there: "done", "partly: …", "not available: …"; None: it was not asked.
     """
 
     id: str
@@ -59,6 +63,8 @@ class Missing:
     next: int | None = None
     left: set[int] | None = None
     revision: int = 0
+    fetched: int = 0
+    fill: str | None = None
 
     @property
     def missing(self) -> int | None:
@@ -67,7 +73,7 @@ class Missing:
             return len(self.left)
         if self.last is None or self.next is None or self.next <= self.last:
             return None
-        return self.next - self.last - 1
+        return max(0, self.next - self.last - 1 - self.fetched)
 
 
 @attrs.define(kw_only=True)
@@ -98,11 +104,15 @@ class Gaps:
     was received with it, the others before. Whoever writes them takes them out.
     """
 
+    fillable: list[Missing] = attrs.field(factory=list)
+    """Gaps of which is known since what to ask the exchange's history for: whoever does takes them out."""
+
     _ids: Iterable[int] = attrs.field(factory=lambda: itertools.count(1), init=False)
     _numbers: dict[str, int] = attrs.field(factory=dict, init=False)  # the last one of each symbol
     _heard_ns: dict[str, int] = attrs.field(factory=dict, init=False)  # when that was
     _open: dict[str, Missing] = attrs.field(factory=dict, init=False)  # the connection is not there, or not complete
     _uncounted: dict[str, Missing] = attrs.field(factory=dict, init=False)  # the first number behind it is not known
+    _first: dict[str, list[Missing]] = attrs.field(factory=dict, init=False)  # no number was seen yet
     _late: dict[str, list[Missing]] = attrs.field(factory=dict, init=False)  # whose numbers may come yet
 
     # ---- connections --------------------------------------------------------------------------------------
@@ -115,6 +125,8 @@ class Gaps:
                 gap = self._open[symbol] = self._write(self._new(symbol, cause, from_ns, last=last))
                 if last is not None:  # one whose end was never counted goes on in this one
                     self._uncounted[symbol] = gap
+                elif self.numbers:
+                    self._first.setdefault(symbol, []).append(gap)
 
     def end(self, now_ns: int, symbols: Sequence[str] | None = None) -> None:
         """From now on nothing is missing; of these symbols, of all where none are given."""
@@ -123,11 +135,31 @@ class Gaps:
             if gap is not None:
                 gap.to_ns = now_ns
                 self._write(gap)
+                if gap is not self._uncounted.get(symbol) and gap not in self._first.get(symbol, ()):
+                    self.fillable.append(gap)
 
     def between(self, cause: str, from_ns: int | None, to_ns: int) -> None:
         """Messages may be missing of every symbol in this interval."""
         for symbol in self.symbols:
-            self._write(self._new(symbol, cause, from_ns, to_ns=to_ns))
+            self.fillable.append(self._write(self._new(symbol, cause, from_ns, to_ns=to_ns)))
+
+    # ---- what the exchange's history has --------------------------------------------------------------------
+
+    def fetched(self, gap: Missing, values: Sequence[bytes], numbers: Sequence[int] | None) -> list[bytes]:
+        """Take what was fetched of a gap, return what of it was still missing. `settle` writes that down."""
+        kept = list(values)
+        if numbers is not None and gap.left is not None:
+            kept = [v for v, n in zip(values, numbers, strict=True) if n in gap.left]
+            gap.left.difference_update(numbers)
+            if not gap.left and gap in (late := self._late.get(gap.symbol, [])):
+                late.remove(gap)
+        gap.fetched += len(kept)
+        return kept
+
+    def settle(self, gap: Missing, fill: str) -> None:
+        """Write what came of asking the exchange's history; it belongs behind what was fetched."""
+        gap.fill = fill
+        self._write(gap, less=True)
 
     # ---- numbers ------------------------------------------------------------------------------------------
 
@@ -138,7 +170,7 @@ class Gaps:
             if symbol is None or number is None:
                 continue
             last = known.get(symbol)
-            if last is not None and number == last + 1 and symbol not in self._uncounted:
+            if last is not None and number == last + 1 and symbol not in self._uncounted and symbol not in self._first:
                 known[symbol] = number  # nearly always
             else:
                 self._jump(symbol, number, heard_ns)
@@ -155,6 +187,8 @@ class Gaps:
     def _jump(self, symbol: str, number: int, heard_ns: int, *, seen: bool = True) -> None:
         """A number that is not the next one. Where it was only announced, *number* is the first that may still come."""
         last, gap = self._numbers.get(symbol), self._uncounted.get(symbol)
+        if seen and symbol in self._first:
+            self._begin_at(symbol, number)
         if gap is not None and last is not None and last - _REPLAYED < number <= last:
             self._came_late(symbol, number)  # some exchanges begin with what they have sent before
             return
@@ -163,6 +197,7 @@ class Gaps:
             gap.next = number
             self._follow(gap)
             self._write(gap)
+            self._fill_later(gap)
         elif last is not None and number <= last:
             self._came_late(symbol, number)
             return
@@ -172,6 +207,7 @@ class Gaps:
             gap.next = number
             self._follow(gap)
             self._write(gap)
+            self._fill_later(gap)
         self._numbers[symbol] = number if seen else number - 1
 
     def _follow(self, gap: Missing) -> None:
@@ -183,6 +219,17 @@ class Gaps:
                 late = self._late.setdefault(gap.symbol, [])
                 late.append(gap)
                 del late[:-_FOLLOWED]
+
+    def _fill_later(self, gap: Missing) -> None:
+        if gap.missing:
+            self.fillable.append(gap)
+
+    def _begin_at(self, symbol: str, number: int) -> None:
+        """The first number that is seen at all: what is missing lies below it."""
+        for gap in self._first.pop(symbol):
+            gap.next = number
+            if gap.to_ns is not None:
+                self.fillable.append(gap)
 
     def _came_late(self, symbol: str, number: int) -> None:
         """A repeated number says nothing; one that was missing makes its gap smaller."""
@@ -217,6 +264,8 @@ class Gaps:
             "missing": gap.missing,
             "cause": gap.cause,
             "filled": gap.missing == 0,
+            "backfill": gap.fill,
+            "backfilled": None if gap.fill is None else gap.fetched,
             **({"numbers": self.numbers} if self.numbers else {}),
         }
         self.out.append((gap.symbol, msgspec.json.encode(value), less))

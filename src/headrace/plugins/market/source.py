@@ -15,6 +15,7 @@ import attrs
 from headrace.finding import Finding
 from headrace.logs import marked
 from headrace.metric import Metric
+from headrace.plugins.market.backfill import Reach
 from headrace.plugins.market.backlog import Backlog, Chunk
 from headrace.plugins.market.backoff import Backoff
 from headrace.plugins.market.connection import Patience
@@ -69,6 +70,12 @@ class FeedSource(Source):
 
         max_message_bytes: A larger frame ends the connection, and is told as a gap.
 
+        backfill: Fetch from the exchange's history what is missing, where it has one.
+
+        backfill_after_s: So long behind its end a gap is fetched: a history is a little late.
+
+        backfill_reach_s: What came before the process began is fetched so far back; 0: not at all.
+
         uniform: Makes the waits random.
 
         clock: Monotonic seconds.
@@ -91,6 +98,9 @@ class FeedSource(Source):
     ping_every_s: float = 20.0
     ping_timeout_s: float = 20.0
     max_message_bytes: int = 16 << 20
+    backfill: bool = True
+    backfill_after_s: float = 5.0
+    backfill_reach_s: float = 300.0
     uniform: Callable[[float, float], float] = random.uniform
     clock: Callable[[], float] = time.monotonic
     now_ns: Callable[[], int] = time.time_ns
@@ -139,6 +149,7 @@ class FeedSource(Source):
                 ping_timeout_s=self.ping_timeout_s,
             ),
             max_message_bytes=self.max_message_bytes,
+            reach=Reach(after_s=self.backfill_after_s, back_s=self.backfill_reach_s) if self.backfill else None,
             clock=self.clock,
             now_ns=self.now_ns,
         )

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import attrs
 from websockets.exceptions import WebSocketException
@@ -14,10 +15,12 @@ from websockets.sync.client import ClientConnection, connect
 from headrace.errors import ConfigError
 from headrace.logs import event as log_event
 from headrace.metric import Metric
+from headrace.plugins.market.backfill import Backfill, Reach
 from headrace.plugins.market.backlog import Backlog, Chunk
 from headrace.plugins.market.backoff import Backoff
 from headrace.plugins.market.connection import SILENT, TICK_S, Connection, Patience, reason, received
 from headrace.plugins.market.feed import GAPS, Feed, FeedLostError, Heard
+from headrace.plugins.market.fetching import Fetcher
 from headrace.plugins.market.gaps import Gaps
 
 _log = logging.getLogger("headrace.market")
@@ -45,6 +48,8 @@ class Supervisor:
 
         max_message_bytes: A frame of more ends the connection.
 
+        reach: What is fetched of the exchange's history; None: nothing.
+
         clock: Monotonic seconds.
 
         now_ns: Nanoseconds since the epoch.
@@ -59,6 +64,7 @@ class Supervisor:
     backoff: Backoff
     patience: Patience
     max_message_bytes: int
+    reach: Reach | None = None
     clock: Callable[[], float] = time.monotonic
     now_ns: Callable[[], int] = time.time_ns
     error: BaseException | None = attrs.field(default=None, init=False)
@@ -71,9 +77,11 @@ class Supervisor:
     _gap_from_ns: int | None = attrs.field(default=None, init=False)  # since when no connection is complete
     _gap_ns: int = attrs.field(default=0, init=False)  # how long there was none, up to then
     _gap_records: int = attrs.field(default=0, init=False)
+    _backfill: Backfill | None = attrs.field(default=None, init=False)
 
     def run(self) -> None:
         """Receive until `stop`, or until the exchange refuses us: then `error` says why."""
+        filling = self._begin_backfill()
         try:
             self._begin_gap("started")
             failures = 0
@@ -86,6 +94,10 @@ class Supervisor:
         except BaseException as error:  # noqa: BLE001 - whoever polls raises it
             self._begin_gap("refused" if isinstance(error, ConfigError) else "failed")
             self.error = error
+        finally:
+            self._stopping.set()
+            if filling is not None:
+                filling.join()
 
     def stop(self) -> None:
         """End soon. What was received stays in the backlog."""
@@ -107,9 +119,37 @@ class Supervisor:
             ("connections_total", "Connections that were begun.", self.connections),
             ("gap_seconds_total", "Time without a complete connection, that of now too.", (gap_ns + open_ns) / 1e9),
             ("gap_records_total", "Records of the gaps that were written, revisions too.", self._gap_records),
+            (
+                "backfilled_total",
+                "Records from the exchange's history.",
+                self._backfill.records if self._backfill else 0,
+            ),
             ("heard_timestamp_seconds", "Nothing is missing that was sent before.", (self._heard_ns or 0) / 1e9),
         ):
             yield Metric(f"headrace_feed_{name}", text, value, {"feed": self.feed.name})
+
+    def _begin_backfill(self) -> threading.Thread | None:
+        history = None if self.reach is None else self.feed.history()
+        if history is None or self.reach is None:
+            return None
+        self._backfill = Backfill(
+            history=history,
+            kinds=self.feed.kinds,
+            name=self.name,
+            backlog=self.backlog,
+            gaps=self.gaps,
+            lock=self._lock,
+            tell=partial(self._put_gaps, behind=True),
+            reach=self.reach,
+            backoff=self.backoff,
+            fetcher=Fetcher(most_bytes=self.max_message_bytes, now_ns=self.now_ns),
+            clock=self.clock,
+            now_ns=self.now_ns,
+            stopping=self._stopping,
+        )
+        thread = threading.Thread(target=self._backfill.run, name="headrace-backfill", daemon=True)
+        thread.start()
+        return thread
 
     # ---- one connection -----------------------------------------------------------------------------------
 
@@ -187,11 +227,10 @@ class Supervisor:
             if state.subscribed_s is not None:
                 self._heard_ns = heard_ns
             self._put_gaps()
-        if heard.messages:
-            state.data_s = state.heard_s
-            self.backlog.put([state.chunk(m, heard_ns) for m in heard.messages])
-        with self._lock:
-            self._put_gaps(behind=True)
+            if heard.messages:
+                state.data_s = state.heard_s
+                self.backlog.put([state.chunk(m, heard_ns) for m in heard.messages])
+            self._put_gaps(behind=True)  # whoever fetches history writes gaps, too: not in between
 
     def _wait_for_room(self, state: Connection) -> bool:
         """Receive nothing until there is room; False where the end came first."""
@@ -228,6 +267,9 @@ class Supervisor:
             self._put_gaps()
 
     def _put_gaps(self, *, behind: bool = False) -> None:
+        if self._backfill is not None:
+            self._backfill.add(self.gaps.fillable)
+        self.gaps.fillable.clear()
         now_ns = self.now_ns()
         headers = (("headrace.received_ns", b"%d" % now_ns), ("headrace.connection", self._id))
         out, self.gaps.out = self.gaps.out, []

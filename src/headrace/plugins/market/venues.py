@@ -101,7 +101,7 @@ class AlpacaBar:
     vwap: Decimal | None = column(source="vw", precision=38, scale=12, minimum=0)
 
 
-@contract(version=1, key=("symbol", "id"), bars=Bars(), cluster=("symbol", "time"))
+@contract(version=2, key=("symbol", "id"), order=("sequence",), bars=Bars(), cluster=("symbol", "time"))
 class CoinbaseTrade:
     """
     One trade as Coinbase sends it (stream ``coinbase.trades``); sent twice, or received by two producers, it is one row.
@@ -113,7 +113,8 @@ class CoinbaseTrade:
         price: What was paid for one, in the product's second currency.
         size: How much was traded.
         side: Of the order that was there before.
-        sequence: The exchange's count of all that happened to the product.
+        sequence: The exchange's count of all that happened to the product; 0 where the trade came from the exchange's history,
+            which does not tell it.
     """
 
     symbol: str = column(source="product_id")
@@ -122,7 +123,7 @@ class CoinbaseTrade:
     price: Decimal = column(precision=20, scale=10, text=True, minimum=0)
     size: Decimal = column(precision=18, scale=8, text=True, minimum=0)
     side: str | None = column(one_of=("buy", "sell"))
-    sequence: int | None
+    sequence: int = column(default=0)
 
 
 @contract(version=1, key=("symbol", "sequence"), cluster=("symbol", "time"))

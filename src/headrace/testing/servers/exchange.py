@@ -17,6 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import parse_qsl, urlsplit
 
 import attrs
 from websockets.exceptions import ConnectionClosed
@@ -27,6 +28,15 @@ if TYPE_CHECKING:
 
 _PATIENCE_S = 30.0
 _SILENT = logging.Logger("headrace.testing.exchange", logging.CRITICAL + 1)  # noqa: LOG001 - a line a frame is too much of a flood
+
+
+@attrs.frozen
+class Answer:
+    """What the history says: an HTTP status, what becomes JSON, and headers."""
+
+    status: int
+    content: object
+    headers: Mapping[str, str] = attrs.field(factory=dict)
 
 
 class _Connection(ServerConnection):
@@ -57,6 +67,20 @@ class Exchange(ABC):
 
         accepts_and_closes: So many connections are closed as soon as they are there.
 
+        keeps: What is published is kept, and can be asked for over HTTP, as the exchange's history: `history_address`.
+
+        page: Messages in one page of it, at the most.
+
+        faults: For the next questions to the history, one each; they are used up: an HTTP status, "cut" (the body breaks off),
+            "late" (the newest message is not there yet), "wrong" (something else than what was asked for), "hold" (no answer
+            before `held` is set); "" is none.
+
+        limits: Headers of such a refusal.
+
+        held: Lets answers go that are held.
+
+        asked: The questions to the history, oldest first.
+
         connections: How many there have been.
 
         heard: What clients have sent, oldest first.
@@ -67,6 +91,13 @@ class Exchange(ABC):
     answers: Mapping[str, str] = attrs.field(factory=dict)
     frozen: bool = False
     accepts_and_closes: int = 0
+    keeps: bool = False
+    page: int = 1_000
+    faults: list[int | str] = attrs.field(factory=list)
+    limits: Mapping[str, str] = attrs.field(factory=dict)
+    held: threading.Event = attrs.field(factory=threading.Event)
+    published: list[dict[str, Any]] = attrs.field(factory=list, init=False)
+    asked: list[str] = attrs.field(factory=list, init=False)
     connections: int = attrs.field(default=0, init=False)
     heard: list[Any] = attrs.field(factory=list, init=False)
     _open: dict[ServerConnection, set[str]] = attrs.field(factory=dict, init=False)  # what each is subscribed to
@@ -96,6 +127,7 @@ class Exchange(ABC):
     ) -> None:
         assert self._server is not None
         assert self._thread is not None
+        self.held.set()
         self.drop()
         self._server.shutdown()
         self._thread.join(_PATIENCE_S)
@@ -105,10 +137,17 @@ class Exchange(ABC):
         """Where a client connects to."""
         return f"ws://127.0.0.1:{self.port}"
 
+    @property
+    def history_address(self) -> str:
+        """Where a client asks for what was published."""
+        return f"http://127.0.0.1:{self.port}"
+
     # ---- what a test does ---------------------------------------------------------------------------------
 
     def publish(self, *messages: Mapping[str, Any] | bytes) -> None:
         """Send messages to every client that has subscribed to their symbols, framed as this exchange frames them."""
+        if self.keeps:
+            self.published += [dict(m) for m in messages if not isinstance(m, bytes)]
         encoded = [m if isinstance(m, bytes) else json.dumps(m, separators=(",", ":")).encode() for m in messages]
         for frame in self.frames(encoded):
             self.send(frame)
@@ -163,9 +202,45 @@ class Exchange(ABC):
             self._open[connection] |= set(symbols)
             self._changed.notify_all()
 
+    def answer(self, path: str, query: Mapping[str, str], headers: Mapping[str, str], kept: int) -> Answer:
+        """Answer a question to the history; of what was published the first *kept* are there."""
+        raise NotImplementedError
+
+    # ---- history ------------------------------------------------------------------------------------------
+
+    def _history(self, connection: ServerConnection, request: Request) -> Response:
+        with self._changed:
+            self.asked.append(request.path)
+            fault = self.faults.pop(0) if self.faults else ""
+            self._changed.notify_all()
+        if fault == "hold":
+            self.held.wait(_PATIENCE_S)
+        url = urlsplit(request.path)
+        kept = len(self.published) - (fault == "late")
+        if isinstance(fault, int):
+            answer = Answer(fault, {"message": "refused"}, self.limits)
+        else:
+            query = {} if fault == "wrong" else dict(parse_qsl(url.query))
+            path = "/nothing" if fault == "wrong" else url.path
+            answer = self.answer(path, query, request.headers, kept)
+        response = connection.respond(http.HTTPStatus(answer.status), "")
+        body = json.dumps(answer.content, separators=(",", ":")).encode()
+        response.body = body[: len(body) // 2] if fault == "cut" else body
+        for name, value in {
+            "Content-Length": str(len(body)),
+            "Content-Type": "application/json",
+            **answer.headers,
+        }.items():
+            if name in response.headers:
+                del response.headers[name]
+            response.headers[name] = value
+        return response
+
     # ---- connections --------------------------------------------------------------------------------------
 
     def _refuse(self, connection: ServerConnection, request: Request) -> Response | None:
+        if self.keeps and "Upgrade" not in request.headers:
+            return self._history(connection, request)
         if not self.refuses:
             return None
         response = connection.respond(http.HTTPStatus(self.refuses.pop(0)), "refused\n")
@@ -249,6 +324,30 @@ class AlpacaExchange(Exchange):
             else:
                 self._say(connection, T="error", code=400, msg="invalid syntax")
 
+    def answer(self, path: str, query: Mapping[str, str], headers: Mapping[str, str], kept: int) -> Answer:
+        """As ``/v2/stocks/{symbol}/trades``, ``quotes`` and ``bars`` do: pages in the order of time, by a token."""
+        if (headers.get("APCA-API-KEY-ID"), headers.get("APCA-API-SECRET-KEY")) != (self.key, self.secret):
+            return Answer(401, {"message": "unauthorized."})
+        *_, symbol, kind = path.split("/")
+        if kind not in (types := {"trades": "t", "quotes": "q", "bars": "b"}):
+            return Answer(200, {"trades": [{}], "symbol": "ZZZZ", "next_page_token": None})
+        begin = query.get("page_token", "0")
+        if not begin.isdecimal():
+            return Answer(400, {"message": "invalid page_token"})
+        found = sorted(
+            (
+                m
+                for m in self.published[:kept]
+                if (m.get("T"), m.get("S")) == (types[kind], symbol) and _within(m["t"], query)
+            ),
+            key=lambda m: m["t"],
+        )
+        shown = found[int(begin) : int(begin) + min(self.page, int(query["limit"]))]
+        following = int(begin) + len(shown)
+        values = [{n: v for n, v in m.items() if n not in ("T", "S")} for m in shown]
+        token = str(following) if following < len(found) else None
+        return Answer(200, {kind: values or None, "symbol": symbol, "next_page_token": token})
+
     def error(self, code: int, text: str) -> None:
         """Tell every client of an error, as 407 "slow client"."""
         for connection in self.subscribed():
@@ -295,6 +394,24 @@ class CoinbaseExchange(Exchange):
         self.last |= {m["product_id"]: m for m in messages if not isinstance(m, bytes) and m.get("type") == "match"}
         super().publish(*messages)
 
+    def answer(self, path: str, query: Mapping[str, str], headers: Mapping[str, str], kept: int) -> Answer:
+        """As ``/products/{product}/trades`` does: the newest page first, older ones by a cursor."""
+        if not path.endswith("/trades"):
+            return Answer(200, {"message": "NotFound"})
+        product = path.split("/")[-2]
+        if product not in self.products:
+            return Answer(404, {"message": "NotFound"})
+        before = int(query.get("after", 1 << 62))
+        known = {
+            m["trade_id"]: m
+            for m in self.published[:kept]
+            if (m.get("type"), m.get("product_id")) == ("match", product)
+        }
+        ids = sorted((n for n in known if n < before), reverse=True)[: min(self.page, int(query["limit"]))]
+        names = ("trade_id", "side", "size", "price", "time")
+        found = [{name: known[n][name] for name in names} for n in ids]
+        return Answer(200, found, {"CB-AFTER": str(ids[-1]), "CB-BEFORE": str(ids[0])} if ids else {})
+
     def beat(self, product: str = "BTC-USD", last_trade_id: int = 0) -> None:
         """Send a heartbeat, as is done each second."""
         time = "2026-01-02T15:00:00.000000Z"
@@ -333,6 +450,10 @@ class PlainExchange(Exchange):
             self.subscribe(connection, ("*",))
             if self.confirms:
                 connection.send(self.confirms)
+
+
+def _within(time: str, query: Mapping[str, str]) -> bool:
+    return query["start"] <= time <= query["end"]
 
 
 def alpaca_trade(number: int, symbol: str = "AAPL", **other: object) -> dict[str, Any]:

@@ -1,0 +1,232 @@
+"""Fetches from an exchange's history what a connection did not bring."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+
+import attrs
+
+from headrace.errors import ConfigError
+from headrace.logs import event as log_event
+from headrace.plugins.market.backlog import Backlog, Chunk
+from headrace.plugins.market.backoff import Backoff
+from headrace.plugins.market.fetching import Fetcher
+from headrace.plugins.market.gaps import Gaps, Missing, moment
+from headrace.plugins.market.history import History, HistoryLostError, HistoryRefusedError, Page, Wanted
+
+_log = logging.getLogger("headrace.market")
+_TICK_S = 0.05
+_WAITING = 10_000
+"""So many gaps wait at a time; the oldest one of more is told as not fetched."""
+
+_PAGES = 100_000
+
+
+@attrs.frozen(kw_only=True)
+class Reach:
+    """
+    What is fetched, and how patiently.
+
+    Attributes:
+        after_s: So long behind its end a gap is fetched: an exchange's history is a little late.
+
+        back_s: Of a gap whose beginning is not known, so much before its end.
+
+        attempts: A request, or numbers that are not there yet, are tried so often.
+    """
+
+    after_s: float
+    back_s: float
+    attempts: int = 6
+
+
+@attrs.define(kw_only=True, eq=False)
+class Backfill:
+    """
+    Fetches gap after gap into the backlog, in a thread of its own (`run`), and says in each gap's record what came of it.
+
+    The live stream goes first: one page is held at a time, until the backlog is less than half full.
+
+    Attributes:
+        history: Where it is asked for.
+
+        kinds: The streams that are wanted.
+
+        name: What the records' connection is called.
+
+        backlog: Where the records go.
+
+        gaps: What is missing.
+
+        lock: Of the gaps.
+
+        tell: Writes the records of gaps; called with the lock.
+
+        reach: What is fetched.
+
+        backoff: When to ask again.
+
+        fetcher: Asks.
+
+        clock: Monotonic seconds.
+
+        now_ns: Nanoseconds since the epoch.
+
+        stopping: Ends it.
+    """
+
+    history: History
+    kinds: Sequence[str]
+    name: str
+    backlog: Backlog
+    gaps: Gaps
+    lock: threading.Lock
+    tell: Callable[[], None]
+    reach: Reach
+    backoff: Backoff
+    fetcher: Fetcher
+    clock: Callable[[], float]
+    now_ns: Callable[[], int]
+    stopping: threading.Event
+    records: int = attrs.field(default=0, init=False)
+    _due: deque[tuple[float, Missing]] = attrs.field(factory=deque, init=False)
+
+    def add(self, found: Iterable[Missing]) -> None:
+        """Fetch these, too; called with the lock."""
+        for gap in found:
+            if gap.from_ns is None and gap.last is None and not self.reach.back_s:
+                continue  # where it begins is not known, and nothing is to be fetched of such a one
+            self._due.append((self.clock() + self.reach.after_s, gap))
+        while len(self._due) > _WAITING:
+            _, gap = self._due.popleft()
+            self.gaps.settle(gap, "not available: too many gaps at a time")
+
+    def run(self) -> None:
+        """Fetch until `stopping`; what was not fetched by then says so."""
+        while not self.stopping.is_set():
+            with self.lock:
+                gap = self._due.popleft()[1] if self._due and self._due[0][0] <= self.clock() else None
+            if gap is None:
+                self.stopping.wait(_TICK_S)
+            else:
+                self._filled(gap)
+        with self.lock:
+            while self._due:
+                self.gaps.settle(self._due.popleft()[1], "not available: stopped before")
+            self.tell()
+
+    # ---- one gap ------------------------------------------------------------------------------------------
+
+    def _filled(self, gap: Missing) -> None:
+        """Fill it; a history that is somebody else's may fail as it likes, the feed goes on."""
+        try:
+            self._fill(gap)
+        except Exception as error:  # noqa: BLE001 - it is plugins' code, as much as ours
+            _log.exception("backfill failed gap=%s", gap.id)
+            with self.lock:
+                self.gaps.settle(gap, f"not available: {type(error).__name__}")
+                self.tell()
+
+    def _fill(self, gap: Missing) -> None:
+        with self.lock:
+            if gap.missing == 0:
+                return  # it came late
+            before = gap.fetched
+        wanted = self._wanted(gap)
+        if wanted is None:
+            failures = ["history is asked for by symbol"]
+        else:
+            failures = [f for kind in self.history.kinds if kind in self.kinds for f in self._tried(kind, gap, wanted)]
+        with self.lock:
+            if gap.missing:
+                failures.append(f"{gap.missing:,} are not in the history")
+            short = [f"{kind} are not in the history" for kind in self.kinds if kind not in self.history.kinds]
+            if wanted is not None and gap.last is None and gap.from_ns is None:
+                short.insert(0, f"from {moment(wanted.from_ns)} on")
+            state = "not available" if failures and gap.fetched == before else "partly" if failures or short else "done"
+            said = failures if state == "not available" else [*failures, *short]
+            self.gaps.settle(gap, f"{state}: {'; '.join(said)}" if said else state)
+            self.tell()
+        level = logging.WARNING if state == "not available" else logging.INFO
+        log_event(_log, level, "gap fetched", gap=gap.id, symbol=gap.symbol, result=gap.fill, records=gap.fetched)
+
+    def _tried(self, kind: str, gap: Missing, wanted: Wanted) -> list[str]:
+        """Fetch one kind; why that ended too early, if it did."""
+        try:
+            self._fetch(kind, gap, wanted)
+        except HistoryRefusedError as error:
+            return [f"{kind}: {error}"]
+        except ConfigError:
+            return [f"{kind}: no credentials"]
+        return []
+
+    def _wanted(self, gap: Missing) -> Wanted | None:
+        """What to ask for; None where that cannot be said."""
+        to_ns = self.now_ns() if gap.to_ns is None else gap.to_ns
+        from_ns = gap.from_ns
+        if gap.symbol == "*":
+            return None
+        if from_ns is None:
+            from_ns = to_ns - int(self.reach.back_s * 1e9)
+        return Wanted(symbol=gap.symbol, from_ns=from_ns, to_ns=to_ns, last=gap.last, next=gap.next)
+
+    def _fetch(self, kind: str, gap: Missing, wanted: Wanted) -> None:
+        """Bring all pages into the backlog; of numbers that are not there yet, several times."""
+        for attempt in range(1, self.reach.attempts + 1):
+            address = self.history.first(kind, wanted)
+            for _ in range(_PAGES):
+                page = self._page(kind, wanted, address)
+                self._put(kind, gap, page)
+                if not page.following:
+                    break
+                if page.following == address:
+                    raise HistoryRefusedError("the same page again and again")
+                address = page.following
+            with self.lock:
+                if not gap.missing or gap.left is None:  # of numbers that are not listed none is taken twice
+                    return
+            if attempt < self.reach.attempts:
+                self._rest(self.backoff.wait_s(attempt))
+
+    def _page(self, kind: str, wanted: Wanted, address: str) -> Page:
+        for attempt in range(1, self.reach.attempts + 1):
+            if self.stopping.is_set():
+                break
+            try:
+                headers, body = self.fetcher.get(address, self.history.headers())
+                return self.history.page(kind, wanted, address, headers, body)
+            except HistoryLostError as error:
+                lost = error
+                log_event(_log, logging.DEBUG, "history not had", kind=kind, cause=str(error), attempt=attempt)
+                if attempt < self.reach.attempts:
+                    self._rest(self.backoff.wait_s(attempt, error.wait_s))
+        raise HistoryRefusedError("stopped before" if self.stopping.is_set() else str(lost))
+
+    def _put(self, kind: str, gap: Missing, page: Page) -> None:
+        while self.backlog.held_bytes > self.backlog.limit_bytes // 2 and not self.stopping.is_set():
+            self.stopping.wait(_TICK_S)
+        with self.lock:
+            values = self.gaps.fetched(gap, page.values, page.numbers)
+            if not values:
+                return
+            now_ns = self.now_ns()
+            shared = (
+                ("headrace.received_ns", b"%d" % now_ns),
+                ("headrace.connection", f"{self.name}-history".encode()),
+                ("headrace.backfilled", gap.id.encode()),
+            )
+            first = self.records + 1
+            self.records += len(values)
+            headers = [(*shared, ("headrace.sequence", b"%d" % n)) for n in range(first, first + len(values))]
+            key = gap.symbol.encode()
+            nbytes = sum(map(len, values)) + len(values) * len(key)
+            nbytes += sum(len(name) + len(said) for of_one in headers for name, said in of_one)
+            self.backlog.put([Chunk(kind, now_ns, [key] * len(values), values, headers, nbytes)])
+
+    def _rest(self, wait_s: float) -> None:
+        until_s = self.clock() + wait_s
+        while self.clock() < until_s and not self.stopping.is_set():
+            self.stopping.wait(_TICK_S)

@@ -1,0 +1,405 @@
+"""What a connection did not bring is fetched from the exchange's history, and a gap is filled only when all of it is stored."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+from market_following import Following, begun, products, stocks
+
+from headrace import audit
+from headrace.chain import Chain
+from headrace.contract import Contract
+from headrace.flush import FlushPolicy
+from headrace.load import Load
+from headrace.pipeline import Pipeline
+from headrace.plugins.lake.local import FileStore
+from headrace.plugins.lake.sink import LakeSink
+from headrace.plugins.market.backlog import Chunk
+from headrace.plugins.market.coinbase_history import CoinbaseHistory
+from headrace.plugins.market.fetching import Fetcher
+from headrace.plugins.market.history import HistoryLostError, HistoryRefusedError, Wanted, spliced
+from headrace.plugins.market.source import FeedSource
+from headrace.plugins.market.venues import AlpacaBar, AlpacaQuote, AlpacaTrade, CoinbaseTrade
+from headrace.records import Record
+from headrace.registry import Registry
+from headrace.rows import row
+from headrace.testing.servers.exchange import AlpacaExchange, CoinbaseExchange, alpaca_trade, coinbase_match
+
+QUIET = {"ping_every_s": 1e9, "backfill_reach_s": 0.0}
+"""The clock is turned much: no connection is lost for that. And only the outage is fetched."""
+
+
+@pytest.fixture
+def coinbase() -> Iterator[CoinbaseExchange]:
+    with CoinbaseExchange(keeps=True, page=10) as exchange:
+        yield exchange
+
+
+@pytest.fixture
+def alpaca() -> Iterator[AlpacaExchange]:
+    with AlpacaExchange(keeps=True, page=2) as exchange:
+        yield exchange
+
+
+def coins(exchange: CoinbaseExchange, **more: Any):
+    return products(exchange, history_address=exchange.history_address, heartbeat_s=None, **more)
+
+
+def waited(following: Following, condition: Callable[[], bool]) -> None:
+    """Let time pass until it is true."""
+
+    def passed() -> bool:
+        following.clock.pass_s(1)
+        return condition()
+
+    following.until(passed)
+
+
+def outage(following: Following, exchange: CoinbaseExchange, meanwhile: Sequence[int], behind: int) -> dict[str, Any]:
+    """Receive the trades 1 to 3, lose the connection while others are made, and come back; the gap that this is."""
+    exchange.publish(*(coinbase_match(n) for n in (1, 2, 3)))
+    following.until(lambda: len(following.values("trades")) == 3)
+    exchange.drop()
+    exchange.publish(*(coinbase_match(n) for n in meanwhile))  # to nobody
+    exchange.last.clear()
+    waited(following, lambda: bool(exchange.subscribed()))
+    exchange.publish(coinbase_match(behind))
+    following.until(lambda: len(following.values("trades")) == 4)
+    return lost(following)
+
+
+def lost(following: Following) -> dict[str, Any]:
+    (gap,) = [g for g in following.gaps() if g["cause"] == "broken off"]
+    return gap
+
+
+def backfilled(following: Following, kind: str = "trades") -> list:
+    return [r for r in following.said.get(kind, []) if any(name == "headrace.backfilled" for name, _ in r.headers)]
+
+
+def typed(kept: type, record: Record) -> dict[str, Any]:
+    contract = Contract.of(kept)
+    return dict(zip((c.name for c in contract.columns), row(contract, record.value), strict=False))
+
+
+# ---- by numbers -----------------------------------------------------------------------------------------------
+
+
+def test_an_outage_is_filled(coinbase: CoinbaseExchange, follow):
+    """
+    All that is missing comes page by page, through every fault of the history, each once; the gap is filled when it is stored.
+
+    A message has the bytes of the answer, with what the answer says once for all put in front.
+    """
+    following = begun(follow(coins(coinbase), **QUIET), coinbase)
+    gap = outage(following, coinbase, range(4, 29), 29)
+    assert (25, False, None) == (gap["missing"], gap["filled"], gap["backfill"])
+    coinbase.limits = {"Retry-After": "30"}
+    coinbase.faults = [503, "cut", 429, "wrong", "", 500]
+    began_s = following.clock.now_s
+    waited(following, lambda: len(backfilled(following)) == 25)
+    assert following.clock.now_s - began_s > 5 + 30
+    for _ in range(20):
+        following.poll()
+    assert lost(following) == gap  # it is not stored yet
+    following.store()
+    following.until(lambda: lost(following)["backfill"] is not None)
+    found = lost(following)
+    assert ("done", 25, 0, True) == tuple(found[n] for n in ("backfill", "backfilled", "missing", "filled"))
+    records = backfilled(following)
+    numbers = [json.loads(r.value)["trade_id"] for r in records]
+    assert list(range(4, 29)) == sorted(numbers)
+    assert [*range(19, 29), *range(9, 19), *range(4, 9)] == numbers  # the exchange has the newest page first
+    headers = dict(records[0].headers)
+    assert (b"BTC-USD", gap["id"].encode(), b"p-history") == (
+        records[0].key,
+        headers["headrace.backfilled"],
+        headers["headrace.connection"],
+    )
+    answered = b'"trade_id":19,"side":"sell","size":"985","price":"0.00001305","time":"2026-01-02T15:00:00.019000Z"}'
+    assert b'{"type":"match","product_id":"BTC-USD",' + answered == records[0].value
+    assert "0" == typed(CoinbaseTrade, records[0])["sequence"]
+    assert 8 == len(coinbase.asked)  # five in vain
+    assert all("limit=1000&after=" in asked for asked in coinbase.asked)
+
+
+def test_what_history_lacks_stays_missing(coinbase: CoinbaseExchange, follow):
+    """Numbers that the history never has are asked for several times, and then said to be missing: nothing is made up."""
+    following = begun(follow(coins(coinbase), **QUIET), coinbase)
+    outage(following, coinbase, [4, 5, 8], 9)
+    waited(following, lambda: following.store() or lost(following)["backfill"] is not None)
+    found = lost(following)
+    assert ("partly: 2 are not in the history", 3, 2, False) == tuple(
+        found[n] for n in ("backfill", "backfilled", "missing", "filled")
+    )
+    assert (3, 6) == (len(backfilled(following)), len(coinbase.asked))
+
+
+def test_late_history(coinbase: CoinbaseExchange, follow):
+    """A number that the history does not have yet is asked for again; one that came meanwhile is not taken twice."""
+    following = begun(follow(coins(coinbase), **QUIET), coinbase)
+    outage(following, coinbase, [4, 5], 7)
+    coinbase.publish(coinbase_match(4))  # late, by the stream
+    following.until(lambda: len(following.values("trades")) == 5)
+    coinbase.published[:] = [m for m in coinbase.published if m["trade_id"] != 6]
+    coinbase.faults = ["wrong"]
+    waited(following, lambda: len(backfilled(following)) == 1)
+    coinbase.published.append(coinbase_match(6))
+    waited(following, lambda: following.store() or lost(following)["filled"])
+    assert [5, 6] == [json.loads(r.value)["trade_id"] for r in backfilled(following)]
+
+
+def test_before_the_first_start(coinbase: CoinbaseExchange, follow):
+    """What came before a process began is fetched so far back as was asked for, and the gap says from when on."""
+    coinbase.publish(*(coinbase_match(n) for n in (1_000, 250_000, 290_000)))  # milliseconds behind 15:00
+    coinbase.last.clear()
+    following = follow(coins(coinbase), **(QUIET | {"backfill_reach_s": 60.0}))
+    following.clock.pass_s(300)
+    begun(following, coinbase)
+    coinbase.publish(coinbase_match(300_001))
+    waited(following, lambda: following.store() or following.gaps()[0]["backfill"] is not None)
+    (gap,) = following.gaps()
+    assert [250_000, 290_000] == [json.loads(r.value)["trade_id"] for r in backfilled(following)]
+    said = (gap["cause"], gap["backfill"], gap["missing"], gap["filled"])
+    assert ("started", "partly: from 2026-01-02T15:04:00.000000000Z on", None, False) == said
+
+
+# ---- by time --------------------------------------------------------------------------------------------------
+
+
+def quote(n: int, **other: object) -> dict[str, Any]:
+    sides = {"bx": "K", "bp": 91.95, "bs": 2, "ax": "Q", "ap": 91.98, "as": 1, "c": ["R"]}
+    return {"T": "q", "S": "AAPL", **sides, "z": "C", "t": f"2026-01-02T15:00:{n:02d}.000000001Z", **other}
+
+
+def bar(minute: int, **other: object) -> dict[str, Any]:
+    prices = {"o": 388.985, "h": 389.13, "l": 388.975, "c": 389.12, "v": 49378, "n": 461, "vw": 389.062639}
+    return {"T": "b", "S": "AAPL", **prices, "t": f"2026-01-02T15:{minute:02d}:00Z", **other}
+
+
+def test_stocks_are_filled_by_time(alpaca: AlpacaExchange, follow):
+    """Trades, quotes and bars of the outage come page by page; corrections do not, and that is said."""
+    feed = stocks(alpaca, history_address=alpaca.history_address, silence_s=1e9)
+    following = begun(follow(feed, **QUIET), alpaca)
+    following.clock.pass_s(20)
+    alpaca.publish(alpaca_trade(20_000))
+    following.until(lambda: len(following.values("trades")) == 1)
+    alpaca.drop()
+    seconds = (21, 22, 23)
+    alpaca.publish(
+        *(alpaca_trade(1000 * n) for n in seconds), *(quote(n) for n in seconds), bar(0), alpaca_trade(1, "MSFT")
+    )
+    following.clock.pass_s(10)
+    waited(following, lambda: following.store() or lost_of(following)["backfill"] is not None)
+    gap = lost_of(following)
+    assert ("partly: corrections are not in the history", None, False) == (
+        gap["backfill"],
+        gap["missing"],
+        gap["filled"],
+    )
+    trades, quotes, bars = (backfilled(following, kind) for kind in ("trades", "quotes", "bars"))
+    assert ["20000", "21000", "22000", "23000"] == [typed(AlpacaTrade, r)["id"] for r in trades]
+    assert [3, 1] == [len(quotes), len(bars)]
+    assert "K" == typed(AlpacaQuote, quotes[0])["bid_exchange"]
+    assert "461" == typed(AlpacaBar, bars[0])["trades"]
+    assert trades[1].value.startswith(b'{"T":"t","S":"AAPL","i":21000,"x":"K"')
+    assert ["/v2/stocks/AAPL/trades", "/v2/stocks/AAPL/trades", "/v2/stocks/AAPL/quotes"] == [
+        asked.partition("?")[0] for asked in alpaca.asked
+    ][:3]
+    assert [2, 2, 1] == [sum(f"/{kind}?" in asked for asked in alpaca.asked) for kind in ("trades", "quotes", "bars")]
+
+
+def lost_of(following: Following) -> dict[str, Any]:
+    return next((g for g in following.gaps() if g["cause"] == "broken off"), {"backfill": None})
+
+
+def test_refused_credentials(alpaca: AlpacaExchange, follow, caplog: pytest.LogCaptureFixture):
+    """Credentials that the history does not take end no feed: the gap says why, and is asked for no more."""
+    feed = stocks(alpaca, history_address=alpaca.history_address, silence_s=1e9, wanted=("trades", "bars"))
+    following = begun(follow(feed, **(QUIET | {"backfill_reach_s": 60.0})), alpaca)
+    alpaca.key = "sesame"
+    waited(following, lambda: following.store() or following.gaps()[0]["backfill"] is not None)
+    why = "credentials refused (HTTP 401)"
+    assert f"not available: trades: {why}; bars: {why}" == following.gaps()[0]["backfill"]
+    assert (2, []) == (len(alpaca.asked), backfilled(following))
+    assert "gap fetched" in caplog.text
+    assert following.source._supervisor.error is None
+
+
+# ---- one request ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fault", "headers", "message", "wait_s"),
+    [
+        (429, {"Retry-After": "7"}, "too many requests", 7.0),
+        (429, {"X-RateLimit-Reset": "1767366012"}, "too many requests", 12.0),
+        (429, {}, "too many requests", 60.0),
+        (502, {}, "HTTP 502", 0.0),
+        ("cut", {}, "not reached: ProtocolError", 0.0),
+        (403, {}, "not in this subscription", None),
+        (404, {}, "no history", None),
+        (302, {"Location": "/elsewhere"}, "refused (HTTP 302)", None),
+        ("", {}, "an answer of more than 100 bytes", None),
+    ],
+)
+def test_answers(coinbase: CoinbaseExchange, fault: int | str, headers: dict, message: str, wait_s: float | None):
+    """Whether asking again helps, and from when on, is told by an answer's status and headers."""
+    coinbase.publish(*(coinbase_match(n) for n in range(5)))
+    coinbase.faults, coinbase.limits = [fault], headers
+    fetcher = Fetcher(most_bytes=100 if fault == "" else 1 << 20, now_ns=lambda: 1_767_366_000_000_000_000)
+    address = CoinbaseHistory(coinbase.history_address).first("trades", Wanted(symbol="BTC-USD", from_ns=0, to_ns=1))
+    with pytest.raises(HistoryRefusedError if wait_s is None else HistoryLostError) as raised:
+        fetcher.get(address, {})
+    assert message in str(raised.value)
+    assert wait_s == getattr(raised.value, "wait_s", None)
+
+
+@pytest.mark.parametrize("value", [b"[1]", b"{}", b"{ }", b'"x"', b"1"])
+def test_no_object_is_spliced(value: bytes):
+    """What is no object with fields is no message."""
+    with pytest.raises(HistoryLostError):
+        spliced(b'{"T":"t",', value)
+
+
+# ---- in a lake ------------------------------------------------------------------------------------------------
+
+
+def run_with_outage(exchange: CoinbaseExchange, lake: Path) -> None:
+    """Follow it into a lake, with an outage of the trades 4 to 28, until the gap's record says what came of it."""
+    source = FeedSource(
+        feed=coins(exchange), reconnect_first_s=0.05, backfill_after_s=0.05, backfill_reach_s=0.0, run="r"
+    )
+    pipeline = Pipeline(source=source, sink=LakeSink(store=FileStore(root=lake)), flush=FlushPolicy(age_s=0.05))
+    thread = threading.Thread(target=pipeline.run)
+    thread.start()
+    try:
+        exchange.wait_for_clients()
+        exchange.publish(*(coinbase_match(n) for n in (1, 2, 3)))
+        until(lambda: source._supervisor.gaps._numbers.get("BTC-USD") == 3)
+        exchange.drop()
+        exchange.publish(*(coinbase_match(n) for n in range(4, 29)))
+        exchange.last.clear()
+        exchange.wait_for_clients()
+        exchange.publish(*(coinbase_match(n) for n in range(29, 40)))
+        until(lambda: any(g["cause"] == "broken off" and g["backfill"] for g in values(lake, "coinbase.gaps")))
+        exchange.publish(coinbase_match(40))  # an audit holds it to its word from the next record on
+        until(lambda: source._supervisor.gaps._numbers.get("BTC-USD") == 40)
+    finally:
+        pipeline.stop()
+        thread.join(30)
+
+
+def values(lake: Path, stream: str) -> list[dict[str, Any]]:
+    """What a lake holds of a stream, by hand."""
+    objects = sorted(lake.glob(f"{stream}/partition=0/*.jsonl.gz"))
+    return [json.loads(line)["value"] for o in objects for line in gzip.decompress(o.read_bytes()).splitlines()]
+
+
+def until(condition: Callable[[], bool]) -> None:
+    for _ in range(6_000):
+        if condition():
+            return
+        threading.Event().wait(0.01)
+    raise TimeoutError("it did not come true in 60 s")
+
+
+@pytest.mark.parametrize("fault", ["none", "lost behind the exchange", "not kept"])
+def test_the_audit_agrees(coinbase: CoinbaseExchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str):
+    """The deep audit finds each number of a gap that is said to be filled; one that was lost on its way it misses."""
+    if fault == "lost behind the exchange":  # of each page the last record
+        monkeypatch.setattr(
+            "headrace.plugins.market.backfill.Chunk",
+            lambda kind, ns, keys, values, headers, size: Chunk(kind, ns, keys[:-1], values[:-1], headers[:-1], size),
+        )
+    coinbase.faults = [404] if fault == "not kept" else []
+    run_with_outage(coinbase, tmp_path)
+    result = audit(f"file://{tmp_path}", stream="coinbase.trades", deep=True)
+    (gap,) = [g for g in result.gaps if g.cause == "broken off"]
+    expected = {
+        "none": ("complete", "filled", 0),
+        "lost behind the exchange": ("incomplete", "missing", 3),
+        "not kept": ("complete", "missing", 25),
+    }
+    assert expected[fault] == (result.verdict, gap.state, gap.absent)
+
+
+# ---- killed ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.kill
+def test_killed_in_the_middle(tmp_path: Path):
+    """
+    A process that is killed while it fetches begins again: what came twice is one row, and the audit finds its gap filled.
+
+    Whatever the first one had fetched lies in bronze twice: that is what the contract's key is for.
+    """
+    lake, silver = f"file://{tmp_path}/lake", f"duckdb://{tmp_path}/silver.duckdb?table=trades"
+    with CoinbaseExchange(keeps=True, page=10) as exchange:
+
+        def sent(*numbers: int) -> None:
+            now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+            exchange.publish(*(coinbase_match(n, time=now) for n in numbers))
+
+        def gaps() -> list[dict[str, Any]]:
+            return values(tmp_path / "lake", "coinbase.gaps")
+
+        waits = "reconnect_first_s=0.05&backfill_after_s=0.05&producer=p"
+        feed = f"coinbase://BTC-USD?address={exchange.address}&history_address={exchange.history_address}&{waits}"
+        command = [sys.executable, "-m", "headrace", "stream", feed, lake, "--flush-age", "50ms"]
+        with running(command) as first:
+            exchange.wait_for_clients()
+            sent(*range(1, 21))
+            until(lambda: len(values(tmp_path / "lake", "coinbase.trades")) >= 20)
+            exchange.faults = ["", "", "hold"]
+            exchange.drop()
+            sent(*range(21, 61))
+            exchange.wait_for_clients()
+            sent(61)
+            until(lambda: len(values(tmp_path / "lake", "coinbase.trades")) >= 31)
+            first.kill()
+        exchange.held.set()
+        with running(command) as second:
+            exchange.wait_for_clients()
+            sent(62)
+            until(lambda: 2 == len({g["id"] for g in gaps() if "partly: from" in (g["backfill"] or "")}))
+            second.terminate()
+            assert 0 == second.wait(30)
+    numbers = [value["trade_id"] for value in values(tmp_path / "lake", "coinbase.trades")]
+    assert set(range(1, 63)) == set(numbers)
+    assert len(numbers) >= 62 + 20 + 10  # what the first run had received and fetched
+    registry = Registry.discover()
+    Load(chain=Chain.open(registry.store(lake), "coinbase.trades"), loader=registry.loader(silver, CoinbaseTrade)).run()
+    with duckdb.connect(f"{tmp_path}/silver.duckdb") as connection:
+        rows = connection.execute("SELECT id, sequence > 0 FROM trades_current ORDER BY id").fetchall()
+    assert list(range(1, 63)) == [number for number, _ in rows]
+    live = [
+        *range(1, 21),
+        60,
+        61,
+        62,
+    ]  # 60 was sent again, to whom came back; what came live hides what the history has
+    assert live == [number for number, sequenced in rows if sequenced]
+    result = audit(lake, silver, stream="coinbase.trades", contract=CoinbaseTrade, deep=True)
+    assert ("complete", ["filled"]) == (result.verdict, [g.state for g in result.gaps if g.cause == "broken off"])
+
+
+@contextmanager
+def running(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that ends with the block."""
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
