@@ -163,14 +163,21 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def compose(session: nox.Session) -> None:
-    """Dockerfile and docker-compose.yml: linters, the Compose specification's schema, facts of ours; no container is started."""
-    install(session, "testing")
+    """
+    Dockerfile and docker-compose.yml: linters, the Compose specification's schema, facts of ours; then the image's steps and the
+    pipeline's commands without Docker. `-- --airflow`: the steps of Airflow's image as well, with its scheduler and its DAGs.
+    """
+    install(session, "market,s3,testing")
     session.install(*group("compose"))
     session.run("hadolint", "--failure-threshold", "style", "Dockerfile")
     session.run("shellcheck", ".ci/run")
     session.run("python", "docker/relock.py", "--check")
     session.run("check-jsonschema", "--builtin-schema", "vendor.compose-spec", "docker-compose.yml")
-    session.run("python", "-m", "pytest", "tests/test_compose.py", *session.posargs)
+    airflow = "--airflow" in session.posargs
+    more = [word for word in session.posargs if word != "--airflow"]
+    session.run("python", "-m", "pytest", "tests/test_compose.py", *more)
+    image = "tests/image/test_airflow.py" if airflow else "tests/image/test_image.py"
+    session.run("python", "-m", "pytest", "-c", "tests/image/pytest.ini", image, *more)
 
 
 @nox.session

@@ -114,6 +114,28 @@ def test_the_example_has_every_variable():
         assert paragraph.startswith("# "), f"nothing explains {paragraph}"
 
 
+def test_the_pages_name_what_there_is():
+    """Each `docker compose` of a page is one of Compose's commands, with services and profiles of the file."""
+    services = r"(?:run --rm|exec|stop|up -d --scale|logs(?: --tail \d+)?) +([a-z][a-z -]*)"
+    found: set[str] = set()
+    for page in (ROOT / "docs/pages").glob("*.md"):
+        for line in re.findall(r"docker compose ([^`#|&\n]+)", page.read_text(encoding="utf-8")):
+            command = re.sub(r"^--profile (\w+) ", "", line)
+            assert re.match(r"(up|down|ps|logs|exec|run|build|stop)\b", command), line
+            if named := re.match(services, command):
+                words = named[1].split()
+                found |= set(words[:1] if command.startswith("exec") else words)
+    assert {*OURS, "airflow", "topics", "bucket"} <= found <= SERVICES.keys()
+
+
+def test_what_waits_has_what_it_needs():
+    """Whoever reads the log waits for Kafka, whoever reads the lake for its bucket: one that is run alone brings them."""
+    for name in sorted({*OURS, "airflow"}):
+        text = str({**SERVICES[name], "depends_on": ""})
+        needed = {"kafka"} & set(re.findall(r"(kafka):19092", text)) | ({"bucket"} if "minio:9000" in text else set())
+        assert needed <= SERVICES[name]["depends_on"].keys(), name
+
+
 def test_topics_are_named_once():
     """Those that are made are those that go to the lake, and the table's stream is one of them."""
     defaults = dict(re.findall(r"\$\{([A-Z_]+):-([^}]*)\}", TEXT))

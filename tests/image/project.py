@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-import secrets
+import shlex
 import shutil
 import signal
 import subprocess
@@ -24,13 +24,14 @@ from headrace.testing.servers.process import free_port
 
 ROOT = Path(__file__).parents[2]
 LOADED = Path(__file__).parent / "loaded"
+PAGE = (ROOT / "docs/pages/compose.md").read_text(encoding="utf-8")
 SERVED = "9464"
 """The port at which each container says how it is; here they share one loopback, and each gets a port of its own."""
 
 
 def composed(folder: Path, settings: Mapping[str, str]) -> dict[str, Any]:
     """
-    The services, after `cp .env.example .env`, with secrets put in and these settings besides: by the library that is Docker
+    The services, with the .env that docs/pages/compose.md makes and these settings besides: by the library that is Docker
     Compose's own, built by Go the first time.
     """
     sources = {path.name: path.read_bytes() for path in sorted(LOADED.iterdir())}
@@ -42,12 +43,13 @@ def composed(folder: Path, settings: Mapping[str, str]) -> dict[str, Any]:
         go = program("go", "Go builds what reads docker-compose.yml")
         run([go, "build", "-o", "loaded", "."], cwd=into, environment={"GOFLAGS": "", "CGO_ENABLED": "0"})
 
-    example = (ROOT / ".env.example").read_text(encoding="utf-8").splitlines()
-    empty = [line.removesuffix("=") for line in example if line.endswith(("SECRET=", "SECRET_KEY="))]
-    filled = {name: secrets.token_urlsafe(24) for name in empty if not name.startswith("#")} | settings
     folder.mkdir(exist_ok=True)
-    shutil.copy(ROOT / "docker-compose.yml", folder)
-    (folder / ".env").write_text("\n".join([*example, *(f"{k}={v}" for k, v in filled.items())]), encoding="utf-8")
+    for name in ("docker-compose.yml", ".env.example"):
+        shutil.copy(ROOT / name, folder)
+    (block,) = re.findall(r"(?s)<!-- tested: makes .env -->\n```bash\n(.*?)```", PAGE)
+    subprocess.run(["bash", "-euc", block], cwd=folder, check=True)
+    with (folder / ".env").open("a", encoding="utf-8") as file:
+        file.writelines(f"{name}={value}\n" for name, value in settings.items())
     command = [provided(f"compose-{digest}", build) / "loaded", "docker-compose.yml"]
     done = subprocess.run(
         command, cwd=folder, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True, check=False
@@ -114,6 +116,18 @@ class Service:
                 start_new_session=True,
             )
         return self
+
+    def told(self) -> list[str]:
+        """What each `docker compose exec` of the page answers for this service."""
+        lines = re.findall(rf"(?m)^docker compose exec {self.name} (.+)$", PAGE)
+        return [self._answer(shlex.split(line, comments=True)) for line in lines]
+
+    def _answer(self, command: list[str]) -> str:
+        done = subprocess.run(
+            self.words(command), env=self.environment(), timeout=60, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
 
     def once(self, timeout_s: float = 60) -> tuple[int, str]:
         """As `docker compose run --rm`: the exit code, and what was written."""

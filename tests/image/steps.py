@@ -14,7 +14,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import attrs
@@ -57,6 +57,7 @@ class Stage:
     healthcheck: list[str] = attrs.field(factory=list)
     labels: dict[str, str] = attrs.field(factory=dict)
     stop_signal: str = "SIGTERM"
+    told: str = ""
 
 
 @attrs.define
@@ -70,12 +71,17 @@ class Image:
         folder: Empty; everything is made in there.
 
         arguments: As by ``--build-arg``.
+
+        rehearsed: Stages of which every package is looked up, and none installed: `Stage.told` says which it would be.
+
+        stages: Those that are built.
     """
 
     context: Path
     folder: Path
     arguments: dict[str, str] = attrs.field(factory=dict)
-    _stages: dict[str, Stage] = attrs.field(factory=dict, init=False)
+    rehearsed: Collection[str] = ()
+    stages: dict[str, Stage] = attrs.field(factory=dict, init=False)
     _globals: dict[str, str] = attrs.field(factory=dict, init=False)
 
     @property
@@ -86,28 +92,28 @@ class Image:
         """The text with the image's paths where they are here."""
         return PLACES.sub(f"{self.root}/", text)
 
-    def build(self, target: str) -> Stage:
-        """Run what leads to this stage, and leave it at `root`."""
+    def build(self, *targets: str) -> list[Stage]:
+        """Run what leads to these stages, each step once, and leave the last one at `root`."""
         bin_folder = self.folder / "bin"
         bin_folder.mkdir(parents=True)
         self._program(bin_folder / "python", python_for_all())
         if os.geteuid() != 0:  # only root gives files away; there is one user, then
             self._program(bin_folder / "chown", "true")
-        stages, instructions = {}, dockerfile.parse_file(str(self.context / "Dockerfile"))
+        said, instructions = {}, dockerfile.parse_file(str(self.context / "Dockerfile"))
         for one in instructions:
             if one.cmd == "FROM":
-                stages[one.value[2]] = [one]
-            elif stages:
-                stages[next(reversed(stages))].append(one)
+                said[one.value[2]] = [one]
+            elif said:
+                said[next(reversed(said))].append(one)
             else:
                 self._globals |= dict(word.split("=", 1) for word in one.value)
-        for name in self._order(target, stages):
-            self._stages[name] = self._stage(stages[name])
-            if name != target:
+        for name in dict.fromkeys(found for target in targets for found in self._order(target, said)):
+            self.stages[name] = self._stage(name, said[name])
+            if name != targets[-1]:
                 aside = self.folder / "stages" / name
                 aside.parent.mkdir(exist_ok=True)
-                self._stages[name].root = self.root.rename(aside)
-        return self._stages[target]
+                self.stages[name].root = self.root.rename(aside)
+        return [self.stages[target] for target in targets]
 
     def environment(self, stage: Stage, more: Mapping[str, str] | None = None) -> dict[str, str]:
         """What a process of this stage is given: nothing of this process's own."""
@@ -129,22 +135,22 @@ class Image:
         order = [found for one in needed if one in stages for found in self._order(one, stages)]
         return [*dict.fromkeys(order), name]
 
-    def _stage(self, instructions: list[dockerfile.Command]) -> Stage:
+    def _stage(self, name: str, instructions: list[dockerfile.Command]) -> Stage:
         first, *rest = instructions
         self.root.mkdir()
-        if (base := self._stages.get(first.value[0])) is not None:
+        if (base := self.stages.get(first.value[0])) is not None:
             self._linked(base.root, self.root)
             stage = attrs.evolve(base, root=self.root, environment=dict(base.environment), labels=dict(base.labels))
         else:
             stage = Stage(self.root, {"PATH": f"{self.folder}/bin:/usr/local/bin:/usr/bin:/bin"})
-        for name in ("etc", "opt", "home", "srv"):
-            (self.root / name).mkdir(exist_ok=True)
+        for folder in ("etc", "opt", "home", "srv"):
+            (self.root / folder).mkdir(exist_ok=True)
         known: dict[str, str] = {}
         for one in rest:
-            self._step(stage, one, known)
+            self._step(stage, one, known, rehearsed=name in self.rehearsed)
         return stage
 
-    def _step(self, stage: Stage, one: dockerfile.Command, known: dict[str, str]) -> None:
+    def _step(self, stage: Stage, one: dockerfile.Command, known: dict[str, str], *, rehearsed: bool) -> None:
         words = [self._filled(word, {**known, **stage.environment}) for word in one.value]
         pairs = dict(zip(words[::2], (word.strip('"') for word in words[1::2]), strict=False))
         match one.cmd:
@@ -170,7 +176,7 @@ class Image:
             case "COPY":
                 self._copy(stage, words, {f.partition("=")[0]: f.partition("=")[2] for f in one.flags})
             case "RUN":
-                self._run(stage, one, {**known, **stage.environment})
+                self._run(stage, one, {**known, **stage.environment}, rehearsed=rehearsed)
             case other:
                 raise AssertionError(f"line {one.start_line}: nobody has said here what {other} does")
 
@@ -184,7 +190,7 @@ class Image:
         place = Path(self.inside(os.path.join(stage.folder, target)))  # noqa: PTH118 - a path of the image
         other = flags.get("--from")
         for source in sources:
-            found = self._stages[other].root / source.lstrip("/") if other else self.context / source
+            found = self.stages[other].root / source.lstrip("/") if other else self.context / source
             into = place / found.name if target.endswith("/") else place
             into.parent.mkdir(parents=True, exist_ok=True)
             if other:
@@ -201,11 +207,13 @@ class Image:
         into.mkdir(parents=True, exist_ok=True)
         subprocess.run(["cp", "-al", f"{found}/.", into], check=True)
 
-    def _run(self, stage: Stage, one: dockerfile.Command, known: Mapping[str, str]) -> None:
+    def _run(self, stage: Stage, one: dockerfile.Command, known: Mapping[str, str], *, rehearsed: bool) -> None:
         assert not stage.user, f"line {one.start_line}: what is built is built by root, and run by another"
         environment = {name: value for name, value in os.environ.items() if KEPT.fullmatch(name)}
         environment |= {name: self.inside(value) for name, value in known.items()}
         (script,) = one.value
+        if rehearsed:
+            script = script.replace("uv pip install --quiet", "uv pip install --dry-run")
         done = subprocess.run(
             ["/bin/sh", "-c", self.inside(script)],
             cwd=self.inside(stage.folder) if stage.folder != "/" else self.root,
@@ -215,4 +223,5 @@ class Image:
             text=True,
             check=False,
         )
-        assert done.returncode == 0, f"line {one.start_line}: {shlex.join([script])}\n{done.stdout}{done.stderr}"
+        stage.told += done.stdout + done.stderr
+        assert done.returncode == 0, f"line {one.start_line}: {shlex.join([script])}\n{stage.told}"

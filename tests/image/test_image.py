@@ -8,11 +8,13 @@ here has no right to write there, which is as good), limits of memory.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -22,12 +24,17 @@ import pytest
 from project import ROOT, Service, composed
 from steps import Image, Stage
 
+from headrace.testing.servers.cache import program
 from headrace.testing.servers.exchange import CoinbaseExchange, coinbase_match
 from headrace.testing.servers.kafka import Kafka, jars
 from headrace.testing.servers.minio import Minio
 
 TRADES = 1_000
 PRODUCTS = ("BTC-USD", "ETH-USD")
+SESSION_MS = "5000"
+"""How long Kafka waits for a process that was killed: nine times as long by default, and this waits with it."""
+MEGABYTES = 300
+"""What the image may have besides its base; docs/pages/deploy.md has what it is."""
 
 
 def until(condition: Callable[[], Any], what: str, timeout_s: float = 60) -> Any:
@@ -50,12 +57,19 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def image(folder: Path) -> Image:
-    return Image(ROOT, folder / "image", {"REVISION": "0123abc"})
+    return Image(ROOT, folder / "image", {"REVISION": "0123abc"}, rehearsed={"airflow-installed"})
 
 
 @pytest.fixture(scope="module")
-def stage(image: Image) -> Stage:
-    return image.build("headrace")
+def building(image: Image) -> Iterator[Future[list[Stage]]]:
+    """Airflow's image and headrace's, made while servers start."""
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(image.build, "airflow", "headrace")
+
+
+@pytest.fixture(scope="module")
+def stage(building: Future[list[Stage]]) -> Stage:
+    return building.result()[1]
 
 
 @attrs.define
@@ -77,7 +91,8 @@ class World:
         """By the command of the service `topics`, with Kafka's own tool from its jars."""
         tool = self.image.folder / "bin/kafka-topics.sh"
         tool.write_text(
-            f'#!/bin/sh\nexec java -XX:TieredStopAtLevel=1 -cp "{jars()}/libs/*" org.apache.kafka.tools.TopicCommand "$@"\n'
+            f"#!/bin/sh\nexec {program('java', 'Kafka runs on it')} -XX:TieredStopAtLevel=1"
+            f' -cp "{jars()}/libs/*" org.apache.kafka.tools.TopicCommand "$@"\n'
         )
         tool.chmod(0o755)
         said = self.services["topics"]
@@ -118,18 +133,19 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(folder: Path, image: Image, stage: Stage) -> Iterator[World]:
+def world(folder: Path, image: Image, building: Future[list[Stage]]) -> Iterator[World]:
     with ExitStack() as stack:
         exchange = stack.enter_context(CoinbaseExchange())
-        settings = {"FEED": f"coinbase://BTC-USD,ETH-USD?address={exchange.address}&heartbeat_s=120", "FLUSH_AGE": "1h"}
+        settings = {"FEED": f"coinbase://BTC-USD,ETH-USD?address={exchange.address}&heartbeat_s=900", "FLUSH_AGE": "1h"}
         services = composed(folder / "project", settings)
         access = services["minio"]["environment"]
         minio = Minio(
             folder=folder / "minio", access_key=access["MINIO_ROOT_USER"], secret_key=access["MINIO_ROOT_PASSWORD"]
         )
         stack.enter_context(minio)
-        kafka = stack.enter_context(Kafka(folder=folder / "kafka"))
-        made = World(kafka, minio, exchange, services, image, stage)
+        sessions = {f"group.consumer.{least}session.timeout.ms": SESSION_MS for least in ("", "min.")}
+        kafka = stack.enter_context(Kafka(folder=folder / "kafka", settings=sessions))
+        made = World(kafka, minio, exchange, services, image, building.result()[1])
         made.make_bucket()
         made.make_topics()
         yield made
@@ -148,8 +164,8 @@ def test_the_pipeline_runs_and_stops_well(world: World):
     """
     Feed, bronze and silver are started at once, and are ready. Bronze holds a thousand trades, of which the lake has none; told
     to stop, it puts all into the lake in its grace period, and they come into the table. Killed instead, it puts nothing there:
-    that is what the signal is good for. Started again it brings what was lost with it. All end well, the audit finds log, lake
-    and table complete, and nothing but the volume was written to.
+    that is what the signal is good for. Started again it brings what was lost with it. The audit finds log, lake and table
+    complete while the table is loaded, all end well, and nothing but the volume was written to.
     """
     before = tree(world.image.root)
     feed, bronze, silver, audit = map(world.service, ("feed", "bronze", "silver", "audit"))
@@ -178,39 +194,80 @@ def test_the_pipeline_runs_and_stops_well(world: World):
         assert bronze.stop() == 0
         assert not bronze.healthy()
         assert world.segments() > 0
-        until(lambda: world.rows() == TRADES, "the trades are in the table")
+        until(lambda: silver.metric("headrace_load_rows_total") == TRADES, "the trades are in the table")
+        until(lambda: world.rows() == TRADES, "the table is to be read")
         assert silver.healthy()
 
         bronze.start()
         world.publish(range(TRADES // 2 + 1, TRADES + 1))
         held(2 * TRADES, behind=published)
+        shown, ready = bronze.told()
+        assert shown.splitlines()[1].startswith("coinbase.trades\t"), shown
+        assert ready.strip() == "ok"
         there = world.segments()
         bronze.kill()
         assert world.segments() == there
         bronze.start()
         held(2 * TRADES, behind=published)
         assert [0, 0] == [each.stop() for each in (feed, bronze)]
-        until(lambda: world.rows() == 2 * TRADES, "the others are in the table, too")
-        assert silver.stop() == 0
-
+        until(lambda: silver.metric("headrace_load_rows_total") == 2 * TRADES, "the others are in the table, too")
         code, told = audit.once()
         assert code == 0, told
+        assert silver.stop() == 0
+        assert world.rows() == 2 * TRADES
+        (table,) = silver.told()
+        assert re.findall(r"-USD\s*│\s*(\d+)", table) == [str(TRADES)] * 2, table
     assert before == tree(world.image.root)
     secret = world.minio.secret_key
     assert not [log.name for log in world.image.folder.glob("*.log") if secret in log.read_text()]
 
 
 def test_the_image_has_what_was_asked_for(image: Image, stage: Stage):
-    """A user with a number, nothing of the builder, no pip, labels; hatch made the wheel of this checkout."""
-    assert "10001:10001" == stage.user
-    assert {"headrace"} == set(stage.entrypoint)
+    """
+    A user with a number, a signal, labels; besides the base one environment, ready to run, and three empty folders that are the
+    user's: nothing of the builder, no installer, no compiler, no cache.
+    """
+    assert ("10001:10001", "SIGTERM", ["headrace"]) == (stage.user, stage.stop_signal, stage.entrypoint)
     assert "0123abc" == stage.labels["org.opencontainers.image.revision"]
-    there = {path.name for path in (image.root / "opt").iterdir()}
-    assert {"headrace", "airflow"} == there
+    assert {"etc/passwd", "etc/group"} == files_beside_the_environment(image.root)
+    assert not (image.root / "build").exists()
     programs = {path.name for path in (image.root / "opt/headrace/bin").iterdir()}
     assert "headrace" in programs
-    assert not {name for name in programs if name.startswith(("pip", "uv", "hatch"))}
-    assert not list(image.root.rglob(".env*"))
+    assert not {name for name in programs if re.match(r"pip|uv|hatch|cc$|gcc|g\+\+|cargo|rustc|make$", name)}
+    modules = image.root.glob("opt/headrace/lib/python*/site-packages/headrace/*.py")
+    uncompiled = [path.name for path in modules if not list(path.parent.glob(f"__pycache__/{path.stem}.*.pyc"))]
+    assert not uncompiled, "nobody may write there later"
+    size = sum(path.lstat().st_size for path in (image.root / "opt/headrace").rglob("*")) / 1e6
+    print(f"{size:.0f} MB besides the base")
+    assert size < MEGABYTES
+
+
+def files_beside_the_environment(root: Path) -> set[str]:
+    """The others, from the root; but for those that the services of the pipeline left in their volume."""
+    apart = [root / "opt/headrace", root / "srv/headrace"]
+    found = (path for path in root.rglob("*") if not any(path.is_relative_to(folder) for folder in apart))
+    return {str(path.relative_to(root)) for path in found if not path.is_dir()}
+
+
+def test_the_image_of_airflow_would_be_its_lock(image: Image, building: Future[list[Stage]]):
+    """
+    Every package that its lock names is there for this Python as a wheel, and fits: with headrace it is all that would be
+    installed. The DAGs are in the folder that it is told of, and it runs as the same user.
+    """
+    airflow, headrace = building.result()
+    assert ("10001:10001", ["airflow"], ["standalone"]) == (airflow.user, airflow.entrypoint, airflow.command)
+    told = image.stages["airflow-installed"].told
+    would = dict(re.findall(r"(?m)^ \+ ([\w.-]+)==(\S+)", told))
+    lock = (ROOT / "tests/airflow/lock").read_text(encoding="utf-8")
+    named = dict(re.findall(r"(?m)^([\w.-]+)==([^ ;\n]+)", lock))
+    always = dict(re.findall(r"(?m)^([\w.-]+)==(\S+)$", lock))
+    assert f"/headrace-{headrace.labels['org.opencontainers.image.version']}-py3-none-any.whl" in told
+    assert always.items() <= would.items() <= named.items()
+    dags = airflow.root / airflow.environment["AIRFLOW__CORE__DAGS_FOLDER"].lstrip("/")
+    assert {path.name for path in (ROOT / "examples/dags").glob("*.py")} == {path.name for path in dags.iterdir()}
+    assert {"etc/passwd", "etc/group"} == {
+        name for name in files_beside_the_environment(airflow.root) if not name.startswith("opt/dags/")
+    }
 
 
 def test_compose_reads_the_file(tmp_path: Path):
