@@ -25,6 +25,7 @@ import encode
 import freshness
 import imports
 import recovery
+import scaling
 import silver
 from rich.console import Console
 from rich.table import Table
@@ -36,7 +37,8 @@ ROOT = Path(__file__).parents[2]
 _PIPE_WIDTH = 176
 _THOUSANDS_FROM = 10_000
 ALONE = ("bronze", "jsonl", "encode", "silver", "import")
-SERVICES = ("s3", "process", "latency", "recovery", "processes", "freshness")
+SERVICES = ("s3", "process", "latency", "recovery", "freshness")
+SCALING = ("partitions", "processes", "tables")
 PACKAGES = (
     "headrace",
     "attrs",
@@ -63,7 +65,9 @@ def main() -> None:
         "process": services.process,
         "latency": services.latency,
         "recovery": partial(recovery.look_up, segments=arguments.segments),
-        "processes": services.processes,
+        "partitions": scaling.partitions,
+        "processes": scaling.processes,
+        "tables": scaling.tables,
         "freshness": freshness.freshness,
     }
     console = Console()
@@ -94,7 +98,8 @@ def main() -> None:
 
 
 def _wanted(only: Sequence[str] | None) -> Sequence[str]:
-    return [name for wanted in only or ALONE for name in (SERVICES if wanted == "service" else (wanted,))]
+    several = {"service": SERVICES, "scaling": SCALING}
+    return [name for wanted in only or ALONE for name in several.get(wanted, (wanted,))]
 
 
 def _arguments() -> argparse.Namespace:
@@ -104,9 +109,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--only",
         action="append",
-        choices=(*ALONE, *SERVICES, "service"),
-        help=f"measure this alone; may be given more than once; service is {', '.join(SERVICES)}, which start a broker and MinIO"
-        " and are not measured unless they are named",
+        choices=(*ALONE, *SERVICES, "service", *SCALING, "scaling"),
+        help=f"measure this alone; may be given more than once; service is {', '.join(SERVICES)}, scaling is"
+        f" {', '.join(SCALING)}; they start a broker and MinIO where they need them, and are not measured unless they are named",
     )
     parser.add_argument(
         "--segments", type=int, default=10_000, help="of the history on MinIO of recovery (default: %(default)s)"

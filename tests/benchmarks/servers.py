@@ -84,22 +84,22 @@ class Servers:
         settings = {"group": f"bench-{secrets.token_hex(4)}", **settings}
         return f"kafka://{self.bootstrap}/{topic}?" + "&".join(f"{name}={value}" for name, value in settings.items())
 
-    def topic(self, records: int) -> str:
+    def topic(self, records: int, partitions: int = PARTITIONS) -> str:
         """Make a topic and spread so many records over its partitions."""
-        name = self.topics.make(partitions=PARTITIONS, config={"retention.ms": "-1"})
-        self.publish(name, records)
+        name = self.topics.make(partitions=partitions, config={"retention.ms": "-1"})
+        self.publish(name, records, partitions)
         return name
 
-    def publish(self, name: str, records: int) -> None:
+    def publish(self, name: str, records: int, partitions: int = PARTITIONS) -> None:
         """Spread so many records over the partitions of a topic."""
         producer = self.producer(linger_ms=50)
-        share = records // PARTITIONS
+        share = records // partitions
         for begin in range(0, share, _BATCH_RECORDS):
             values = [{"value": value_of(number)} for number in range(begin, min(begin + _BATCH_RECORDS, share))]
-            for partition in range(PARTITIONS):
+            for partition in range(partitions):
                 while producer.produce_batch(name, [dict(v) for v in values], partition) < len(values):
                     raise RuntimeError(f"the queue of the producer is full; {name} cannot be filled")
-                while len(producer) > _BATCH_RECORDS * PARTITIONS:
+                while len(producer) > _BATCH_RECORDS * PARTITIONS:  # not more, however many there are
                     producer.poll(0.05)
         if left := producer.flush(120):
             raise RuntimeError(f"{left} records of {name} were not published")

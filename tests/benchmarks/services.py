@@ -6,7 +6,7 @@ import gzip
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ def s3(folder: Path, records: int) -> Iterator[list[Comparison]]:
             scheme, settings = _LAKES[name]
 
             def run(watch: Stopwatch) -> int:
-                return _stream(service, topic, service.lake(scheme, **settings), records, watch)
+                return stream(service, topic, service.lake(scheme, **settings), records, watch)
 
             return Side(f"to S3, {name}", run)
 
@@ -79,7 +79,8 @@ def s3(folder: Path, records: int) -> Iterator[list[Comparison]]:
         ]
 
 
-def _stream(service: Servers, topic: str, sink: str, records: int, watch: Stopwatch) -> int:
+def stream(service: Servers, topic: str, sink: str, records: int, watch: Stopwatch) -> int:
+    """Carry a topic into a lake; the watch runs from the first record until all is stored."""
     registry = Registry.discover()
     uri = URI.parse(service.source(topic, queue_bytes=bronze.QUEUE_BYTES))
     source = bronze.TimedKafkaSource.from_uri(uri, registry)
@@ -157,51 +158,6 @@ def _process(service: Servers, source: str, lake: str, begin_puts: int, **order:
         (put - begin_puts) / max(1, found["segments"]),
         *(max(0.0, found[end] - found[begin]) for begin, end in spans),
     ]
-
-
-# ---- several processes --------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def processes(folder: Path, records: int) -> Iterator[list[Sheet]]:
-    """One group of one, two and four processes: what they store together while all of them read."""
-    with servers(folder) as service:
-        topic = service.topic(records * _MORE)
-
-        def several(count: int) -> Sequence[object]:
-            order = {"source": service.source(topic), "sink": service.lake(), "flush_bytes": _MIB}
-            with ExitStack() as running:
-                workers = [running.enter_context(Worker(order)) for _ in range(count)]
-                for worker in workers:
-                    worker.say()
-                found = [worker.found() for worker in workers]
-            stored = sum(f["records"] for f in found)
-            if stored < records * _MORE // PARTITIONS * PARTITIONS:
-                raise RuntimeError(f"found {stored} records stored, expected {records * _MORE}")
-            begin = max(f["first_s"] for f in found)
-            end = min(max(commit[2] for commit in f["commits"]) for f in found)
-            between = sum(commit[3] for f in found for commit in f["commits"] if begin < commit[2] <= end)
-            all_s = max(c[2] for f in found for c in f["commits"]) - min(f["first_s"] for f in found)
-            return [
-                between / max(end - begin, 1e-9),
-                stored / all_s,
-                sum(f["cpu_s"] for f in found) / stored * 1e6,
-                " ".join(str(len({c[0].split("/")[1] for c in f["commits"]})) for f in found),
-                max(f["rss_peak"] for f in found) / _MIB,
-            ]
-
-        yield [
-            Sheet(
-                "processes of one group",
-                ("records/s while all read", "records/s from first to last", "CPU s/M", "partitions", "peak MiB"),
-                {str(count): partial(several, count) for count in (1, 2, 4)},
-                {"partitions": PARTITIONS, "records": records * _MORE},
-            )
-        ]
-
-
-_MORE = 4
-"""Times the records of a run, that several processes have something to share."""
 
 
 # ---- how long it takes until a record is durable --------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import resource
 import statistics
 import time
@@ -24,11 +25,20 @@ class Stopwatch:
         """Begin, or begin anew."""
         self._began = (time.perf_counter(), _cpu_s())
 
+    def tell(self, wall_s: float, cpu_s: float) -> None:
+        """Take what a side measured itself."""
+        self.wall_s, self.cpu_s, self._began = wall_s, cpu_s, None
+
     def stop(self) -> None:
         """End; the second time does nothing."""
         if self._began is not None:
             self.wall_s, self.cpu_s = time.perf_counter() - self._began[0], _cpu_s() - self._began[1]
             self._began = None
+
+
+def _load() -> float:
+    """How many wanted a processor in the last minute, on the average: what is measured among them."""
+    return round(os.getloadavg()[0], 1)
 
 
 def _cpu_s() -> float:
@@ -114,21 +124,23 @@ class Sheet:
 
 def fill(sheet: Sheet, told: Callable[[str], None]) -> dict[str, Any]:
     """Measure the rows one after the other, and return what is kept."""
-    rows = []
+    rows, loads = [], [_load()]
     for name, row in sheet.rows.items():
         told(f"{sheet.name}: {name}")
         rows.append([name, *row()])
+        loads.append(_load())
     return {
         "name": sheet.name,
         "headings": list(sheet.headings),
         "rows": rows,
-        "facts": dict(sheet.facts),
+        "facts": {**sheet.facts, "load_average": loads},
     }
 
 
 def measure(comparison: Comparison, repeat: int, told: Callable[[str], None]) -> dict[str, Any]:
     """Run all sides *repeat* times, in turns, and return what is kept."""
     seen: dict[str, list[tuple[int, float, float]]] = {side.name: [] for side in comparison.sides}
+    loads = [_load()]
     for turn in range(repeat):
         for side in comparison.sides:
             told(f"{comparison.name}: {side.name}, {turn + 1} of {repeat}")
@@ -138,11 +150,12 @@ def measure(comparison: Comparison, repeat: int, told: Callable[[str], None]) ->
             records = side.run(watch)
             watch.stop()
             seen[side.name].append((records, watch.wall_s, watch.cpu_s))
+        loads.append(_load())
     return {
         "name": comparison.name,
         "sides": [_side(name, runs) for name, runs in seen.items()],
         "ratios": [_ratio(goal, seen) for goal in comparison.goals],
-        "facts": dict(comparison.facts),
+        "facts": {**comparison.facts, "load_average": loads},
     }
 
 
