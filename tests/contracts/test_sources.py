@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
+import json
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,13 +22,13 @@ from headrace.plugins.lake.sink import LakeSink
 from headrace.plugins.lake.source import LakeSource
 from headrace.records import Batch, Extent, Identity, Partition, Record
 from headrace.source import Source
+from headrace.testing.contracts.audited_source import AuditedSourceContract
 from headrace.testing.contracts.reader import Reader
 from headrace.testing.contracts.source import (
     GroupSourceContract,
     GrowingSourceContract,
     Log,
     RetentionSourceContract,
-    SourceContract,
 )
 from headrace.testing.contracts.values import LINES
 from headrace.testing.log import MemoryLog
@@ -59,7 +62,7 @@ class InMemory:
         return MemorySource(log=self.memory, chunk=10)
 
 
-class TestMemorySource(GrowingSourceContract, GroupSourceContract, RetentionSourceContract):
+class TestMemorySource(AuditedSourceContract, GrowingSourceContract, GroupSourceContract, RetentionSourceContract):
     @pytest.fixture
     def log(self) -> Log:
         return InMemory()
@@ -91,22 +94,50 @@ class File:
     partitions: int = 1
 
     def append(self, number: int, records: Sequence[Record]) -> None:
+        assert all(record.value is not None for record in records)
+        # an empty line is a hole
+        lines = [(record.value or b"") + b"\n" * (1 + (i % 7 == 3)) for i, record in enumerate(records)]
         with self.path.open("ab") as file:
-            for i, record in enumerate(records):
-                assert record.value is not None
-                file.write(record.value + b"\n" * (1 + (i % 7 == 3)))  # an empty line is a hole
+            file.write(gzip.compress(b"".join(lines)) if self.path.suffix == ".gz" else b"".join(lines))
 
     def open(self) -> Source:
         return JsonlSource(path=str(self.path), follow=self.follow, look_every_s=0.0)
 
 
-class TestJsonlSource(SourceContract):
+class TestJsonlSource(AuditedSourceContract):
     values = LINES
+    carries = ("value",)
+
+    @pytest.fixture(params=["ticks.jsonl", "ticks.jsonl.gz"])
+    def log(self, tmp_path: Path, request: pytest.FixtureRequest) -> Log:
+        return File(tmp_path / request.param)
+
+    def test_settings_of_the_pipeline(self, log: Log, appended: object) -> None:  # a file that is not there is none
+        super().test_settings_of_the_pipeline(log)
+
+
+@attrs.define
+class Rows(File):
+    """Values with two fields, as rows; what an append begins with is the names, once."""
+
+    def append(self, number: int, records: Sequence[Record]) -> None:
+        with self.path.open("a", newline="") as file:
+            rows = csv.writer(file)
+            if file.tell() == 0:
+                rows.writerow(["n", "x"])
+            rows.writerows(json.loads(record.value or b"").values() for record in records)
+
+    def open(self) -> Source:
+        return JsonlSource(path=str(self.path), text="x")
+
+
+class TestCsvSource(AuditedSourceContract):
+    values = (b'{"n":-1,"x":"a,\\"b\\"\\nc"}', b'{"n":-2,"x":""}', '{"n":-3,"x":"ä\u2028"}'.encode())
     carries = ("value",)
 
     @pytest.fixture
     def log(self, tmp_path: Path) -> Log:
-        return File(tmp_path / "ticks.jsonl")
+        return Rows(tmp_path / "ticks.csv")
 
     def test_settings_of_the_pipeline(self, log: Log, appended: object) -> None:  # a file that is not there is none
         super().test_settings_of_the_pipeline(log)
@@ -208,7 +239,7 @@ class Topic:
         )
 
 
-class TestKafkaSource(GrowingSourceContract, GroupSourceContract):
+class TestKafkaSource(AuditedSourceContract, GrowingSourceContract, GroupSourceContract):
     """On librdkafka's own broker, which keeps no transactions and gives no topic ids."""
 
     @pytest.fixture
@@ -238,6 +269,7 @@ STRANGER = """
 import attrs
 import pytest
 from headrace.records import *
+from headrace.testing.contracts.audited_source import AuditedSourceContract
 from headrace.testing.contracts.source import GroupSourceContract, GrowingSourceContract, RetentionSourceContract
 from headrace.testing.log import MemoryLog
 from headrace.testing.source import MemorySource
@@ -259,7 +291,7 @@ class Log:
     def open(self):
         return Broken(log=self.memory, chunk=10, idle=lambda timeout_s: None)
 
-class TestBroken(GrowingSourceContract, GroupSourceContract, RetentionSourceContract):
+class TestBroken(AuditedSourceContract, GrowingSourceContract, GroupSourceContract, RetentionSourceContract):
     @pytest.fixture
     def log(self):
         return Log()
@@ -404,6 +436,68 @@ class Broken(MemorySource):
             raise failed[0]
 """,
         {"test_every_record_comes_once"},
+    ),
+    "changes a record when it is read again": (
+        """
+class Broken(MemorySource):
+    def reread(self, partition, start, end, **more):
+        for batch in super().reread(partition, start, end, **more):
+            yield attrs.evolve(batch, values=[v.strip() if v else v for v in batch.values])
+""",
+        {"test_a_range_comes_again_as_it_was_read"},
+    ),
+    "leaves a record out when it is read again": (
+        """
+class Broken(MemorySource):
+    def reread(self, partition, start, end, **more):
+        return super().reread(partition, start, end - 1, **more)
+""",
+        {"test_a_range_comes_again_as_it_was_read", "test_an_aborted_record_is_one_more"},
+    ),
+    "reads again in whole chunks, beyond the end": (
+        """
+class Broken(MemorySource):
+    def reread(self, partition, start, end, **more):
+        return super().reread(partition, start, -(-end // 10) * 10, **more)
+""",
+        {"test_a_range_comes_again_as_it_was_read"},
+    ),
+    "says that a record is gone which is there": (
+        """
+class Broken(MemorySource):
+    def reread(self, partition, start, end, **more):
+        where = self._cursors.get(partition)
+        return super().reread(partition, max(start, where.position if where else 0), end, **more)
+""",
+        {"test_a_range_comes_again_as_it_was_read", "test_reading_again_disturbs_nobody"},
+    ),
+    "knows no partition before it is polled": (
+        """
+class Broken(MemorySource):
+    def reread(self, partition, start, end, **more):
+        return super().reread(partition, start, end, **more) if partition in self._cursors else iter(())
+""",
+        {"test_a_range_comes_again_as_it_was_read"},
+    ),
+    "moves its reader to read again": (
+        """
+class Broken(MemorySource):
+    def reread(self, partition, start, end, **more):
+        yield from super().reread(partition, start, end, **more)
+        if partition in self._cursors:
+            self._cursors[partition].position = self._cursors[partition].start = end
+""",
+        {"test_reading_again_disturbs_nobody"},
+    ),
+    "gives again what retention took": (
+        """
+class Broken(MemorySource):
+    def reread(self, partition, start, end, **more):
+        for entry in self.log.logs[partition.number].entries[start:end]:
+            if entry.fate == "record":
+                yield Batch.of(partition, [entry.record], assignment=0)
+""",
+        {"test_below_the_log_is_said"},
     ),
     "gives up when it is closed twice": (
         """

@@ -11,8 +11,9 @@ import attrs
 import pytest
 from headrace_outbox.source import OutboxSource
 
-from headrace import ConfigError, FlushPolicy, Partition, Pipeline, Record, Registry
+from headrace import ConfigError, DataError, FlushPolicy, Partition, Pipeline, Record, Registry, audit
 from headrace.testing import (
+    AuditedSourceContract,
     Gate,
     GrowingSourceContract,
     Log,
@@ -62,7 +63,7 @@ class Application:
         return Wire(real, self.gate, lambda: sqlite3.OperationalError("disk I/O error"))
 
 
-class TestOutboxSource(GrowingSourceContract, RetentionSourceContract):
+class TestOutboxSource(AuditedSourceContract, GrowingSourceContract, RetentionSourceContract):
     carries = ("timestamp_ms", "timestamp_type", "key", "value")  # an outbox has no headers
 
     @pytest.fixture
@@ -93,6 +94,10 @@ def test_into_a_lake(tmp_path: Path):
     assert [tick.value for tick in ticks] == [record.value for record in lake[0].records]
     assert list(range(1, 2_001)) == [record.offset for record in lake[0].records]
 
+    # the outbox is read again beside the lake, record by record
+    result = audit(f"file://{tmp_path}/lake", source=f"outbox://{tmp_path}/app.db", deep=True)
+    assert (result.verdict, result.partitions[0].compared) == ("complete", 2_000)
+
 
 def test_all_rows_are_deleted(tmp_path: Path):
     """An outbox that was emptied ends where it ended."""
@@ -110,3 +115,16 @@ def test_no_outbox(tmp_path: Path):
     sqlite3.connect(tmp_path / "empty.db").execute("CREATE TABLE t (x)").connection.close()
     with pytest.raises(ConfigError, match="the README says how an outbox is made"):
         OutboxSource(database=str(tmp_path / "empty.db")).extents()
+
+
+def test_no_sqlite_file(tmp_path: Path):
+    """A file of another kind and a damaged one are named; the error is headrace's own."""
+    application = Application(tmp_path / "app.db")
+    application.append(0, [Record(0, 0, None, b"{}")] * 3)
+    whole = application.path.read_bytes()
+    application.path.write_bytes(whole[:4096] + bytes(len(whole) - 4096))
+    with pytest.raises(DataError, match="is damaged"):
+        application.open().extents()
+    application.path.write_bytes(b"no file of SQLite's" * 400)
+    with pytest.raises(ConfigError, match="no SQLite file"):
+        application.open().extents()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from headrace.testing.contracts.audited_loader import AuditedLoaderContract
+    from headrace.testing.contracts.audited_source import AuditedSourceContract
     from headrace.testing.contracts.crash import (
         LoaderCrashContract,
         SinkCrashContract,
@@ -90,6 +91,7 @@ __all__ = [
     "LINES",
     "VALUES",
     "AuditedLoaderContract",
+    "AuditedSourceContract",
     "Cells",
     "CheckThenWriteStore",
     "CrashPoint",
@@ -150,6 +152,7 @@ __all__ = [
 
 _HOMES = {
     "headrace.testing.contracts.audited_loader": ("AuditedLoaderContract",),
+    "headrace.testing.contracts.audited_source": ("AuditedSourceContract",),
     "headrace.testing.contracts.crash": (
         "LoaderCrashContract",
         "SinkCrashContract",

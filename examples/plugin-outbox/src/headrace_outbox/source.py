@@ -15,8 +15,10 @@ from headrace import (
     Batch,
     BelowLog,
     ConfigError,
+    DataError,
     Event,
     Extent,
+    HeadraceError,
     Identity,
     Owner,
     Partition,
@@ -27,6 +29,17 @@ from headrace import (
     SourceUnavailableError,
     Start,
 )
+
+AGAIN = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_INTERRUPT,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_PROTOCOL,
+    sqlite3.SQLITE_SCHEMA,
+}
+"""The same call may succeed later."""
 
 
 def quoted(name: str) -> str:
@@ -112,6 +125,16 @@ class OutboxSource(Source):
             low, end = self._range(connection)
             return {self.partition: Extent(low, end, end, self._identity(connection))}
 
+    def reread(self, partition: Partition, start: int, end: int, *, aborted: bool = False) -> Iterator[Batch]:
+        while start < end:  # the file is open for one piece at a time; what was rolled back was never there
+            with self._opened() as connection:
+                found = self._records(connection, start, end)
+            if not found:
+                return
+            batch = Batch.of(partition, found, assignment=0, start=start)
+            yield batch
+            start = batch.end
+
     def close(self) -> None:
         self._closed.set()
 
@@ -126,12 +149,8 @@ class OutboxSource(Source):
             if cursor.position < low:
                 cursor.waits = True
                 return BelowLog(self.partition, cursor.assignment, cursor.position, low)
-            found = connection.execute(
-                f"SELECT id, created_ms, key, value FROM {quoted(self.table)} WHERE id >= ? ORDER BY id LIMIT ?",
-                (cursor.position, self.records),
-            ).fetchall()
-        if found:
-            records = [Record(offset, ms, _bytes(key), _bytes(value)) for offset, ms, key, value in found]
+            records = self._records(connection, cursor.position, 2**62)
+        if records:
             batch = Batch.of(self.partition, records, assignment=cursor.assignment, start=cursor.position)
             cursor.position = batch.end
             return batch
@@ -140,6 +159,13 @@ class OutboxSource(Source):
             return None
         cursor.told = cursor.position = end
         return Reached(self.partition, cursor.assignment, end, at_end=True)
+
+    def _records(self, connection: Any, start: int, end: int) -> list[Record]:
+        found = connection.execute(
+            f"SELECT id, created_ms, key, value FROM {quoted(self.table)} WHERE id >= ? AND id < ? ORDER BY id LIMIT ?",
+            (start, end, self.records),
+        )
+        return [Record(offset, ms, _bytes(key), _bytes(value)) for offset, ms, key, value in found]
 
     def _range(self, connection: Any) -> tuple[int, int]:
         """The first id that is there, and the one that the next row will get: SQLite remembers it when all are deleted."""
@@ -163,19 +189,29 @@ class OutboxSource(Source):
             connection = self.connect(
                 f"file:{self.database}?mode=ro", uri=True, timeout=self.lock_timeout_s, isolation_level=None
             )
-        except sqlite3.OperationalError as exc:
+        except sqlite3.Error as exc:
             raise ConfigError(f"{self.database} cannot be opened: {exc}") from exc
         try:
             connection.execute("BEGIN")
             yield connection
-        except sqlite3.OperationalError as exc:
-            if "no such table" in str(exc):
-                raise ConfigError(f"{self.database}: {exc}; the README says how an outbox is made") from exc
-            raise SourceUnavailableError(
-                f"{self.table} in {self.database}: {exc}; nothing was lost, it is read again"
-            ) from exc
+        except sqlite3.Error as exc:
+            raise self._told(exc) from exc
         finally:
             connection.close()
+
+    def _told(self, error: sqlite3.Error) -> HeadraceError:
+        """Say what an error of SQLite's means: none leaves the plugin as it is."""
+        code = getattr(error, "sqlite_errorcode", None)  # SQLite's own; what Python refuses has none
+        code = code and code & 0xFF  # without what it adds to it
+        if code in AGAIN or (code is None and isinstance(error, sqlite3.OperationalError)):
+            return SourceUnavailableError(
+                f"{self.table} in {self.database}: {error}; nothing was lost, it is read again"
+            )
+        if code == sqlite3.SQLITE_CORRUPT:
+            return DataError(f"{self.database} is damaged ({error}): the application has to restore it")
+        if code == sqlite3.SQLITE_NOTADB:
+            return ConfigError(f"{self.database} is no SQLite file: {error}")
+        return ConfigError(f"{self.table} in {self.database}: {error}; the README says how an outbox is made")
 
 
 def _bytes(cell: object) -> bytes | None:

@@ -17,6 +17,16 @@ import pytest
 pytest.register_assert_rewrite(
     *(
         f"{__name__}.{name}"
-        for name in ("audited_loader", "crash", "keyed_loader", "loader", "reader", "sink", "source", "store")
+        for name in (
+            "audited_loader",
+            "audited_source",
+            "crash",
+            "keyed_loader",
+            "loader",
+            "reader",
+            "sink",
+            "source",
+            "store",
+        )
     )
 )

@@ -304,7 +304,11 @@ class SourceContract:
     def test_a_range_can_be_read_again_or_not(
         self, read: Callable[..., Reader], appended: Mapping[Partition, Sequence[Record]]
     ) -> None:
-        """An audit is given what the readers were given; a source that cannot refuses before the first record."""
+        """
+        An audit is given what the readers were given; a source that cannot refuses before the first record.
+
+        A source that can is held to more: `headrace.testing.contracts.audited_source.AuditedSourceContract`.
+        """
         reader, partition = read(), next(iter(appended))
         reader.to_the_end()
         records = reader.records(partition)
@@ -415,6 +419,13 @@ class RetentionSourceContract(SourceContract):
         reader.move(partition, reader.start(told.low))
         reader.to_the_end(partition)
         assert reader.records(partition) == [r for r in whole if r.offset >= told.low]
+        try:
+            again = [
+                r for b in reader.source.reread(partition, whole[0].offset, whole[-1].offset + 1) for r in b.records()
+            ]
+        except ConfigError:
+            return  # `Source.reread` is optional, and it says so
+        assert again == [r for r in whole if r.offset >= reader.source.extents()[partition].low]
 
 
 def _batches(reader: Reader, partition: Partition) -> int:
