@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import threading
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import attrs
 
+from headrace.pipeline import Pipeline
 from headrace.plugins.market.alpaca import Alpaca
 from headrace.plugins.market.coinbase import Coinbase
 from headrace.plugins.market.source import FeedSource
@@ -107,3 +111,44 @@ def begun(following: Following, exchange: Exchange) -> Following:
     following.until(lambda: bool(following.gaps()) and not following.open_gaps())
     exchange.wait_for_clients()
     return following
+
+
+@attrs.define(eq=False)
+class Running:
+    """A pipeline in a thread of its own."""
+
+    pipeline: Pipeline
+    error: BaseException | None = None
+    thread: threading.Thread | None = None
+
+    def begin(self) -> Running:
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+        return self
+
+    def _run(self) -> None:
+        try:
+            self.pipeline.run()
+        except BaseException as error:  # noqa: BLE001 - the test looks at it
+            self.error = error
+
+    def stop(self) -> BaseException | None:
+        self.pipeline.stop()
+        assert self.thread is not None
+        self.thread.join(30)
+        assert not self.thread.is_alive()
+        return self.error
+
+
+def values(lake: Path, stream: str) -> list[dict[str, Any]]:
+    """What a lake holds of a stream, by hand."""
+    objects = sorted(lake.glob(f"{stream}/partition=0/*.jsonl.gz"))
+    return [json.loads(line)["value"] for o in objects for line in gzip.decompress(o.read_bytes()).splitlines()]
+
+
+def until(condition: Callable[[], bool]) -> None:
+    for _ in range(6_000):
+        if condition():
+            return
+        threading.Event().wait(0.01)
+    raise TimeoutError("it did not come true in 60 s")

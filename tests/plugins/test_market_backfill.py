@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -15,7 +13,7 @@ from typing import Any
 
 import duckdb
 import pytest
-from market_following import Following, begun, products, stocks
+from market_following import Following, Running, begun, products, stocks, until, values
 
 from headrace import audit
 from headrace.chain import Chain
@@ -282,8 +280,7 @@ def run_with_outage(exchange: CoinbaseExchange, lake: Path) -> None:
         feed=coins(exchange), reconnect_first_s=0.05, backfill_after_s=0.05, backfill_reach_s=0.0, run="r"
     )
     pipeline = Pipeline(source=source, sink=LakeSink(store=FileStore(root=lake)), flush=FlushPolicy(age_s=0.05))
-    thread = threading.Thread(target=pipeline.run)
-    thread.start()
+    running = Running(pipeline).begin()
     try:
         exchange.wait_for_clients()
         exchange.publish(*(coinbase_match(n) for n in (1, 2, 3)))
@@ -297,22 +294,8 @@ def run_with_outage(exchange: CoinbaseExchange, lake: Path) -> None:
         exchange.publish(coinbase_match(40))  # an audit holds it to its word from the next record on
         until(lambda: source._supervisor.gaps._numbers.get("BTC-USD") == 40)
     finally:
-        pipeline.stop()
-        thread.join(30)
-
-
-def values(lake: Path, stream: str) -> list[dict[str, Any]]:
-    """What a lake holds of a stream, by hand."""
-    objects = sorted(lake.glob(f"{stream}/partition=0/*.jsonl.gz"))
-    return [json.loads(line)["value"] for o in objects for line in gzip.decompress(o.read_bytes()).splitlines()]
-
-
-def until(condition: Callable[[], bool]) -> None:
-    for _ in range(6_000):
-        if condition():
-            return
-        threading.Event().wait(0.01)
-    raise TimeoutError("it did not come true in 60 s")
+        error = running.stop()
+    assert error is None
 
 
 @pytest.mark.parametrize("fault", ["none", "lost behind the exchange", "not kept"])
@@ -358,7 +341,7 @@ def test_killed_in_the_middle(tmp_path: Path):
         waits = "reconnect_first_s=0.05&backfill_after_s=0.05&producer=p"
         feed = f"coinbase://BTC-USD?address={exchange.address}&history_address={exchange.history_address}&{waits}"
         command = [sys.executable, "-m", "headrace", "stream", feed, lake, "--flush-age", "50ms"]
-        with running(command) as first:
+        with process(command) as first:
             exchange.wait_for_clients()
             sent(*range(1, 21))
             until(lambda: len(values(tmp_path / "lake", "coinbase.trades")) >= 20)
@@ -370,7 +353,7 @@ def test_killed_in_the_middle(tmp_path: Path):
             until(lambda: len(values(tmp_path / "lake", "coinbase.trades")) >= 31)
             first.kill()
         exchange.held.set()
-        with running(command) as second:
+        with process(command) as second:
             exchange.wait_for_clients()
             sent(62)
             until(lambda: 2 == len({g["id"] for g in gaps() if "partly: from" in (g["backfill"] or "")}))
@@ -396,10 +379,10 @@ def test_killed_in_the_middle(tmp_path: Path):
 
 
 @contextmanager
-def running(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+def process(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
     """A process that ends with the block."""
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
         try:
-            yield process
+            yield child
         finally:
-            process.kill()
+            child.kill()

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-import attrs
 import pytest
+from market_following import Running
 
 from headrace.contract import Contract
 from headrace.errors import ConfigError, DataError
@@ -200,33 +200,6 @@ def test_contracts_take_what_feeds_send(kept: type, value: bytes, wrong: bytes):
 
 
 # ---- in a pipeline --------------------------------------------------------------------------------------------
-
-
-@attrs.define(eq=False)
-class Running:
-    """A pipeline in a thread of its own."""
-
-    pipeline: Pipeline
-    error: BaseException | None = None
-    thread: threading.Thread | None = None
-
-    def begin(self) -> Running:
-        self.thread = threading.Thread(target=self._run)
-        self.thread.start()
-        return self
-
-    def _run(self) -> None:
-        try:
-            self.pipeline.run()
-        except BaseException as error:  # noqa: BLE001 - the test looks at it
-            self.error = error
-
-    def stop(self) -> BaseException | None:
-        self.pipeline.stop()
-        assert self.thread is not None
-        self.thread.join(30)
-        assert not self.thread.is_alive()
-        return self.error
 
 
 @pytest.fixture

@@ -22,10 +22,18 @@ if TYPE_CHECKING:
     from headrace.plugins.market.history import History, HistoryLostError, HistoryRefusedError, Page, Wanted
     from headrace.plugins.market.json_feed import JsonFeed
     from headrace.plugins.market.source import FeedSource
-    from headrace.plugins.market.venues import AlpacaBar, AlpacaQuote, AlpacaTrade, CoinbaseQuote, CoinbaseTrade
+    from headrace.plugins.market.venues import (
+        AlpacaBar,
+        AlpacaCorrection,
+        AlpacaQuote,
+        AlpacaTrade,
+        CoinbaseQuote,
+        CoinbaseTrade,
+    )
 
 __all__ = [
     "AlpacaBar",
+    "AlpacaCorrection",
     "AlpacaQuote",
     "AlpacaTrade",
     "Bar",
@@ -66,6 +74,7 @@ _HOMES = {
     "headrace.plugins.market.source": ("FeedSource",),
     "headrace.plugins.market.venues": (
         "AlpacaBar",
+        "AlpacaCorrection",
         "AlpacaQuote",
         "AlpacaTrade",
         "CoinbaseQuote",

@@ -69,6 +69,56 @@ class AlpacaQuote:
 
 @contract(
     version=1,
+    key=("symbol", "exchange", "time", "kind", "cancelled_id", "original_id"),
+    cluster=("symbol", "time"),
+)
+class AlpacaCorrection:
+    """
+    What Alpaca says of a trade afterwards (stream ``alpaca.iex.corrections``): it is void, or was another one.
+
+    Trades stay as they were sent; who wants them as they count takes these away from them (docs, "Live feeds").
+
+    Attributes:
+        kind: x, void; c, corrected.
+        symbol: What was traded.
+        exchange: Where, in the tape's code.
+        time: When, in UTC, to the nanosecond.
+        cancelled_id: The id of the trade that is void; 0 of a corrected one.
+        cancelled_price: What was paid for one of it.
+        cancelled_size: How many.
+        action: C, cancelled; E, it was an error.
+        original_id: The id of the trade that was corrected; 0 of a void one.
+        original_price: What was said to be paid for one.
+        original_size: How many were said to be traded.
+        original_conditions: The tape's codes, as they were.
+        corrected_id: The id of the trade in its place.
+        corrected_price: What was paid for one.
+        corrected_size: How many were traded.
+        corrected_conditions: The tape's codes.
+        tape: A, B or C.
+    """
+
+    kind: str = column(source="T", one_of=("c", "x"))
+    symbol: str = column(source="S")
+    exchange: str = column(source="x")
+    time: datetime = column(source="t")
+    cancelled_id: int = column(source="i", default=0)
+    cancelled_price: Decimal | None = column(source="p", precision=18, scale=6, minimum=0)
+    cancelled_size: Decimal | None = column(source="s", precision=18, scale=6, minimum=0)
+    action: str | None = column(source="a")
+    original_id: int = column(source="oi", default=0)
+    original_price: Decimal | None = column(source="op", precision=18, scale=6, minimum=0)
+    original_size: Decimal | None = column(source="os", precision=18, scale=6, minimum=0)
+    original_conditions: list[str] | None = column(source="oc")
+    corrected_id: int | None = column(source="ci")
+    corrected_price: Decimal | None = column(source="cp", precision=18, scale=6, minimum=0)
+    corrected_size: Decimal | None = column(source="cs", precision=18, scale=6, minimum=0)
+    corrected_conditions: list[str] | None = column(source="cc")
+    tape: str | None = column(source="z")
+
+
+@contract(
+    version=1,
     key=("symbol", "time"),
     order=("trades",),
     ascending=(("low", "open"), ("low", "close"), ("open", "high"), ("close", "high")),
