@@ -99,7 +99,8 @@ def refused(silver: duckdb.DuckDBPyConnection, kind: str) -> list[str]:
 def test_quotes(silver: duckdb.DuckDBPyConnection):
     """Of one nanosecond the last quote is the row, its numbers are exact, and one without a time is in quarantine."""
     found = silver.execute(
-        "SELECT epoch_ns(time) % 1000000000, bid_price, bid_size, ask_size, bid_exchange, conditions FROM quotes_current ORDER BY time"
+        "SELECT epoch_ns(time) % 1000000000, bid_price, bid_size, ask_size, bid_exchange, conditions"
+        " FROM quotes_current ORDER BY time"
     ).fetchall()
     assert [
         (1, Decimal("91.95"), 2, 1, "K", '["R"]'),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,7 +15,7 @@ from headrace.plugins.market.environment import named, variable
 from headrace.plugins.market.feed import OTHER, Dialogue, Feed, FeedLostError, FeedRefusedError, Heard
 from headrace.plugins.market.frames import Frames, grouped, words
 from headrace.plugins.market.source import FeedSource, settings
-from headrace.plugins.market.symbols import kinds_of, symbols_of
+from headrace.plugins.market.symbols import is_pattern, kinds_of, listed, matched, symbols_of
 from headrace.uri import NESTED
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ _KINDS = {"t": "trades", "c": "corrections", "x": "corrections", "q": "quotes", 
 _CHANNELS = {"trades": ("trades",), "quotes": ("quotes",), "bars": ("bars", "updatedBars")}
 _CONTROL = ("success", "subscription", "error")
 _ADDRESS, _HISTORY_ADDRESS = "wss://stream.data.alpaca.markets/v2", "https://data.alpaca.markets"
+_ASSETS_ADDRESS = "https://paper-api.alpaca.markets"
 _HELD_S = 90.0
 """A connection that broke off is held by the server for so long, and only one is allowed."""
 
@@ -46,7 +47,7 @@ class Alpaca(Feed):
     Stocks by Alpaca: trades, quotes and bars of one minute, each with its corrections.
 
     Attributes:
-        symbols: Stocks; ``*`` for all.
+        symbols: Stocks, or patterns such as ``A*``, which its list of assets is held against; ``*`` for all.
 
         feed: "iex", one exchange; "sip", the consolidated tape; "delayed_sip", the same later; "test", which always sends
             FAKEPACA.
@@ -56,6 +57,8 @@ class Alpaca(Feed):
         address: Where the feeds are.
 
         history_address: Where their past is; unless given Alpaca's own, and none where `address` is another.
+
+        assets_address: Where that list is: of a paper account unless given, and of none where `address` is another.
 
         silence_s: While New York is open, no message at all for so long is taken for a fault.
     """
@@ -67,6 +70,7 @@ class Alpaca(Feed):
     wanted: tuple[str, ...] = ("trades", "quotes", "bars")
     address: str = _ADDRESS
     history_address: str = ""
+    assets_address: str = ""
     silence_s: float = 120.0
     name: str = attrs.field(init=False)
     kinds: tuple[str, ...] = attrs.field(init=False)
@@ -90,6 +94,19 @@ class Alpaca(Feed):
     def history(self) -> AlpacaHistory | None:
         address = self.history_address or (_HISTORY_ADDRESS if self.address == _ADDRESS else "")
         return AlpacaHistory(self.feed, address) if address and self.feed != "test" else None
+
+    def resolved(self, get: Callable[[str, Mapping[str, str]], bytes]) -> Alpaca:
+        if not any(is_pattern(s) and s != "*" for s in self.symbols):
+            return self
+        server = self.assets_address or (_ASSETS_ADDRESS if self.address == _ADDRESS else "")
+        if not server:
+            raise ConfigError(f"{self.address} has no list of assets: name symbols, or give assets_address=")
+        headers = {
+            "APCA-API-KEY-ID": variable("APCA_API_KEY_ID"),
+            "APCA-API-SECRET-KEY": variable("APCA_API_SECRET_KEY"),
+        }
+        body = get(f"{server.rstrip('/')}/v2/assets?status=active&asset_class=us_equity", headers)
+        return attrs.evolve(self, symbols=matched(self.symbols, listed(body, "symbol", server), server))
 
     def credentials(self) -> Sequence[tuple[str, bool]]:
         return list(named(["${APCA_API_KEY_ID}", "${APCA_API_SECRET_KEY}"]))
@@ -180,7 +197,7 @@ class AlpacaSource(FeedSource):
         """
         Make the source of ``alpaca://iex/AAPL,MSFT?kinds=trades,quotes``.
 
-        Without symbols it is AAPL, of the feed "test" FAKEPACA; ``symbols_file=`` names a file of them.
+        Without symbols it is AAPL, of the feed "test" FAKEPACA; ``symbols_file=`` names a file of them. ``A*`` is a pattern.
         """
         if uri.user or uri.password:
             raise ConfigError(

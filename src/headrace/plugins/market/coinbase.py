@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -13,7 +13,7 @@ from headrace.plugins.market.coinbase_history import CoinbaseHistory
 from headrace.plugins.market.feed import OTHER, Dialogue, Feed, FeedLostError, FeedRefusedError, Heard
 from headrace.plugins.market.frames import Frames, grouped, words
 from headrace.plugins.market.source import FeedSource, settings
-from headrace.plugins.market.symbols import kinds_of, symbols_of
+from headrace.plugins.market.symbols import is_pattern, kinds_of, listed, matched, symbols_of
 from headrace.uri import NESTED
 
 if TYPE_CHECKING:
@@ -43,13 +43,13 @@ class Coinbase(Feed):
     that is missing is known. Its ``sequence`` counts messages of other channels too, and says nothing here.
 
     Attributes:
-        symbols: Products: BTC-USD.
+        symbols: Products: BTC-USD, or patterns such as ``*-USD``, which its list of products is held against.
 
         wanted: Of trades and quotes those that are subscribed to.
 
         address: Where the feed is.
 
-        history_address: Where its past is; unless given Coinbase's own, and none where `address` is another.
+        history_address: Where its past and its products are; unless given Coinbase's own, and none where `address` is another.
 
         heartbeat_s: Without any message for so long the connection is dead.
     """
@@ -78,9 +78,22 @@ class Coinbase(Feed):
     def numbers(self) -> Mapping[str, str]:
         return {"trades": "trade_id"}
 
+    def resolved(self, get: Callable[[str, Mapping[str, str]], bytes]) -> Coinbase:
+        if not any(is_pattern(s) for s in self.symbols):
+            return self
+        server = self._rest
+        if not server:
+            raise ConfigError(f"{self.address} has no list of products: name them, or give history_address=")
+        body = get(f"{server.rstrip('/')}/products", {})
+        return attrs.evolve(self, symbols=matched(self.symbols, listed(body, "id", server), server))
+
+    @property
+    def _rest(self) -> str:
+        """Where its past and its products are; "": nowhere."""
+        return self.history_address or (_HISTORY_ADDRESS if self.address == _ADDRESS else "")
+
     def history(self) -> CoinbaseHistory | None:
-        address = self.history_address or (_HISTORY_ADDRESS if self.address == _ADDRESS else "")
-        return CoinbaseHistory(address) if address else None
+        return CoinbaseHistory(self._rest) if self._rest else None
 
 
 @attrs.define(eq=False)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from typing import Self
 
 import attrs
 
@@ -141,6 +142,18 @@ class Feed(ABC):
     @abstractmethod
     def dialogue(self) -> Dialogue:
         """Begin a conversation; errors as for `url`."""
+
+    def resolved(self, get: Callable[[str, Mapping[str, str]], bytes]) -> Self:
+        """
+        Return the feed with symbols in the place of patterns; it is asked once, before the first connection.
+
+        Args:
+            get: Asks an address, with these HTTP headers, and returns the answer's body; its errors pass.
+
+        Raises:
+            ConfigError: A pattern matches nothing, or the exchange's list cannot be understood.
+        """
+        return self
 
     def history(self) -> History | None:
         """Say where the feed's past can be asked for; None: nowhere."""

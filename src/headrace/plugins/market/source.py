@@ -12,6 +12,7 @@ from typing import Any
 
 import attrs
 
+from headrace.errors import ConfigError, SourceUnavailableError
 from headrace.finding import Finding
 from headrace.logs import marked
 from headrace.metric import Metric
@@ -20,7 +21,9 @@ from headrace.plugins.market.backlog import Backlog, Chunk
 from headrace.plugins.market.backoff import Backoff
 from headrace.plugins.market.connection import Patience
 from headrace.plugins.market.feed import GAPS, OTHER, Feed
+from headrace.plugins.market.fetching import Fetcher
 from headrace.plugins.market.gaps import Gaps
+from headrace.plugins.market.history import HistoryLostError, HistoryRefusedError
 from headrace.plugins.market.supervisor import Supervisor
 from headrace.records import Batch, Event, Extent, Hint, Identity, Partition, Start
 from headrace.source import Owner, Source
@@ -232,9 +235,25 @@ class FeedSource(Source):
     def _begin(self, owner: Owner) -> None:
         self.feed.url()  # a credential that is missing is told before anything begins
         self.feed.dialogue()
+        feed = self._supervisor.feed = self._resolved()
+        self._supervisor.gaps.symbols = feed.symbols
         self.move(owner.assigned(dict.fromkeys(self._kinds.values())))
         self._thread = threading.Thread(target=self._supervisor.run, name="headrace-feed", daemon=True)
         self._thread.start()
+
+    def _resolved(self) -> Feed:
+        """The feed with symbols in the place of patterns."""
+        fetcher = Fetcher(most_bytes=self.max_message_bytes, now_ns=self.now_ns)
+        try:
+            return self.feed.resolved(lambda address, headers: fetcher.get(address, headers)[1])
+        except HistoryRefusedError as error:
+            raise ConfigError(
+                f"{self.feed.name}: its list of symbols is not to be had ({error}); name them instead"
+            ) from error
+        except HistoryLostError as error:
+            raise SourceUnavailableError(
+                f"{self.feed.name}: its list of symbols could not be read ({error})"
+            ) from error
 
     def _sayable(self) -> list[Event]:
         """

@@ -291,12 +291,15 @@ class AlpacaExchange(Exchange):
         most: Connections at a time; one more gets error 406 and is closed.
 
         array: Messages in one frame, at the most.
+
+        assets: What it lists.
     """
 
     key: str = "key"
     secret: str = "secret"  # noqa: S105 - of this server alone
     most: int = 1
     array: int = 100
+    assets: Sequence[str] = ("AAPL", "AMD", "MSFT")
 
     def frames(self, messages: Sequence[bytes]) -> Iterator[bytes]:
         for i in range(0, len(messages), self.array):
@@ -325,9 +328,11 @@ class AlpacaExchange(Exchange):
                 self._say(connection, T="error", code=400, msg="invalid syntax")
 
     def answer(self, path: str, query: Mapping[str, str], headers: Mapping[str, str], kept: int) -> Answer:
-        """As ``/v2/stocks/{symbol}/trades``, ``quotes`` and ``bars`` do: pages in the order of time, by a token."""
+        """As ``/v2/stocks/{symbol}/trades``, ``quotes`` and ``bars`` do: pages in the order of time; and ``/v2/assets``."""
         if (headers.get("APCA-API-KEY-ID"), headers.get("APCA-API-SECRET-KEY")) != (self.key, self.secret):
             return Answer(401, {"message": "unauthorized."})
+        if path == "/v2/assets":
+            return Answer(200, [{"symbol": symbol, "status": query["status"]} for symbol in self.assets])
         *_, symbol, kind = path.split("/")
         if kind not in (types := {"trades": "t", "quotes": "q", "bars": "b"}):
             return Answer(200, {"trades": [{}], "symbol": "ZZZZ", "next_page_token": None})
@@ -395,7 +400,9 @@ class CoinbaseExchange(Exchange):
         super().publish(*messages)
 
     def answer(self, path: str, query: Mapping[str, str], headers: Mapping[str, str], kept: int) -> Answer:
-        """As ``/products/{product}/trades`` does: the newest page first, older ones by a cursor."""
+        """As ``/products/{product}/trades`` does: the newest page first, older ones by a cursor; and ``/products``."""
+        if path == "/products":
+            return Answer(200, [{"id": product, "status": "online"} for product in self.products])
         if not path.endswith("/trades"):
             return Answer(200, {"message": "NotFound"})
         product = path.split("/")[-2]
