@@ -138,9 +138,14 @@ class Tally:
     of: Mapping[Partition, int] = attrs.field(factory=dict)
     refused: Mapping[Partition, int] = attrs.field(factory=dict)
 
+    @property
+    def partitions(self) -> set[int]:
+        """The numbers of the partitions of which the ledger or the tables hold something."""
+        return {row.partition.number for row in self.ledger} | {stray.partition.number for stray in self.strays}
+
     def position(self, partition: Partition) -> int | None:
         """How far the ledger is; None where nothing was loaded."""
-        ends = [row.end for row in self.ledger if row.partition == partition and row.kind != "redrive"]
+        ends = [row.end for row in self.ledger if row.partition == partition and row.kind in ("load", "begin_at")]
         return max(ends, default=None)
 
 

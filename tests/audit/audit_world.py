@@ -57,6 +57,15 @@ class Narrow:
     size: int | None = column(minimum=0)
 
 
+@contract(version=1)
+class Small:
+    """Refuses what is above fifteen."""
+
+    symbol: str
+    price: Decimal = column(precision=18, scale=6)
+    size: int | None = column(maximum=15)
+
+
 @contract(version=2)
 class Tick2:
     """Takes it."""

@@ -27,17 +27,18 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Told:
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f"{f.name}{', deep' if f.deep else ''}")
 def test_a_fault_is_named_at_its_place(results: Told, fault: Fault):
-    """The audit says its class, the partition and the offsets, with evidence and a next step, and ends with 1."""
+    """The audit says its class, the partition and the offsets, with evidence and a next step, and ends with 1, or with 2."""
     result = results[fault]
 
     assert any(names(finding, fault.expected) for finding in result.findings), list(map(str, result.findings))
     assert all(finding.evidence and finding.advice for finding in result.findings)
-    assert ("incomplete", 1) == (result.verdict, result.exit_code)
+    wanted = ("unknown", 2) if fault.expected[0] == "unknown" else ("incomplete", 1)
+    assert wanted == (result.verdict, result.exit_code)
 
 
 def test_the_faults_are_many():
     """At least thirty different ones."""
-    assert len({fault.name for fault in FAULTS}) >= 60
+    assert len({fault.name for fault in FAULTS}) >= 90
 
 
 def test_the_page_is_made_by_this_run(results: Told):

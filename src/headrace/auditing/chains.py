@@ -71,12 +71,15 @@ class View:
         links: The objects that were asked for, ascending.
 
         strangers: What has no segment's name, with its trailer.
+
+        beyond: Where the first object behind the part that was asked for starts; None: there is none.
     """
 
     number: int
     listing: Listing
     links: tuple[Link, ...]
     strangers: tuple[tuple[StoredObject, Said | None], ...]
+    beyond: int | None = None
 
 
 @attrs.frozen
@@ -130,7 +133,8 @@ def view(
     """Look at a partition: one listing, and a read of each trailer that was asked for."""
     found = listing(store, root, number)
     names = [n for n in found.segments if wanted[1] is None or n.start < wanted[1]]
-    following = [*(n.start for n in names[1:]), None]
+    beyond = found.segments[len(names)].start if len(names) < len(found.segments) else None
+    following = [*(n.start for n in names[1:]), beyond]
     names = [n for n, end in zip(names, following, strict=False) if end is None or end > wanted[0]]
 
     def read(named: Named) -> Link | None:
@@ -141,7 +145,7 @@ def view(
         return None if said is None else Link(named, said)
 
     strangers = [(item, _said_by(store, item)) for item in found.strangers]
-    return View(number, found, tuple(filter(None, each(read, names))), tuple(strangers))
+    return View(number, found, tuple(filter(None, each(read, names))), tuple(strangers), beyond)
 
 
 def _said_by(store: Store, item: StoredObject) -> Said | None:
@@ -191,8 +195,11 @@ class _Walk:
         self.position = start
         end_known = True
         for i, link in enumerate(links):
-            following = links[i + 1].start if i + 1 < len(links) else None
+            following = links[i + 1].start if i + 1 < len(links) else self.seen.beyond
             end_known = self._link(link, following)
+        if self.seen.beyond is not None and self.seen.beyond > self.position:
+            self._gap(self.seen.beyond)
+            self.position = self.seen.beyond
         for item, said in self.seen.strangers:
             self._stranger(item, said)
         found = tuple(self.findings)
@@ -201,7 +208,7 @@ class _Walk:
 
     def _head(self, links: Sequence[Link]) -> tuple[int, int] | None:
         """What was expired at the head; what of it nobody has noted is a gap."""
-        head = links[0].start if links else 0
+        head = links[0].start if links else self.seen.beyond or 0
         for a, b in sorted(self.seen.listing.expired):
             if a <= self.position:
                 self.position = max(self.position, min(b, head))

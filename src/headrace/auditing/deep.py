@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import attrs
 
@@ -25,7 +26,9 @@ from headrace.errors import HeadraceError
 from headrace.loader import Line as LedgerLine
 from headrace.records import Extent, Partition
 from headrace.retry import Retry
-from headrace.tally import LedgerRow, Stored, Tally
+from headrace.tally import LedgerRow, Tally
+
+T = TypeVar("T")
 
 ALL = -1
 """The place of what is known of all partitions together."""
@@ -112,6 +115,7 @@ class Examination:
         if rows is not None:
             rows.close()
             self.findings += rows.findings
+            self._remark_expired()
         told = [(f.start, f.end) for f in self.findings if f.where == "lake"]
         self.findings += [f for f in comparison.findings if not any(a < f.end and f.start < b for a, b in told)]
         if comparison.gone:
@@ -122,21 +126,33 @@ class Examination:
         compared = None if comparison.source is None else comparison.compared
         return Deep(self.findings, self.remarks, compared, comparison.holes)
 
+    def _remark_expired(self) -> None:
+        rows = [row for row in loads(self.tally, self.partition) if row.end <= self.judged.start] if self.tally else []
+        if rows and rows[-1].end > self.wanted[0]:
+            self.remarks.append(
+                f"partition {self.partition.number}: rows below {rows[-1].end} were counted and not looked into: their segments"
+                " were expired"
+            )
+
     def _is_wanted(self, link: Sound) -> bool:
         start, end = self.wanted
         return link.said.end > start and (end is None or link.said.start < end)
 
     def _comparison(self, links: Sequence[Sound]) -> Comparison:
-        first = links[0].said.first if links else 0
+        said = links[0].said if links else None
+        first = 0 if said is None else said.start or said.first  # whoever began a stream may have begun behind its head
         source, extent = self.audit.source, self.extent
         if source is not None and extent is not None:
             why = can_reread(source, self.partition, extent.low)
             if why:
-                self.remarks.append(f"records were not compared with the log one by one: {why}")
+                evidence = f"records were not compared with the log one by one: {why}"
+                advice = "audit without --source, or name a source that can be read again"
+                self.findings.append(AuditFinding("unknown", "source", None, 0, 0, evidence, advice))
                 source = None
         end = min(self.judged.end, extent.end) if extent is not None else 0
         low = None if extent is None or source is None else extent.low
-        return Comparison(partition=self.partition, begin=first, low=low, end=end, source=source)
+        uncommitted = extent is not None and extent.identity.isolation != "read_committed"
+        return Comparison(partition=self.partition, begin=first, low=low, end=end, source=source, aborted=uncommitted)
 
     def _loads(self) -> dict[int, LedgerRow]:
         return {} if self.tally is None else {row.start: row for row in loads(self.tally, self.partition)}
@@ -206,15 +222,25 @@ class Examination:
             noted = noted_until(self.seen.listing, start, end)
             if noted > start:
                 comparison.hole(start, noted, "noted loss")
-                comparison.skip(noted)
             start = noted
         if start < end:
             comparison.hole(start, end)
 
-    def _stored(self, call: Callable[[], Stored]) -> Stored:
+    def _asked(self, call: Callable[[], T]) -> T:
         """A loader is asked by one thread at a time: it may have one session."""
         with self.alone:
             return Retry(for_s=self.audit.retry_for_s)(call)
+
+    def _redrives(self, tally: Tally | None) -> list[LedgerRow]:
+        ledger = () if tally is None else tally.ledger
+        return [row for row in ledger if row.partition == self.partition and row.kind == "redrive"]
+
+    def _redriven(self) -> list[LedgerRow]:
+        """The redrives by now: one may have come since the ledger was read."""
+        loader, tally = self.audit.loader, self.tally
+        if loader is None or tally is None:
+            return []
+        return self._redrives(self._asked(lambda: loader.tally(tally.ledger[0].dataset_id, self.partition.stream)))
 
     def _remark(self, load: LedgerRow) -> None:
         known = self.contracts is not None and load.version in self.contracts.by_version
@@ -231,8 +257,9 @@ class Examination:
             contracts=self.contracts,
             line=LedgerLine(tally.ledger[0].dataset_id, self.partition, tally.target),
             keyed=tally.keyed,
-            redrives=[r for r in tally.ledger if r.partition == self.partition and r.kind == "redrive"],
-            asked=self._stored,
+            redrives=self._redrives(tally),
+            again=self._redriven,
+            asked=self._asked,
             accepted=None if self.newest is None else self.newest.taking(self.partition),
         )
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 import attrs
 
 from headrace.auditing.asked import Asked
-from headrace.auditing.chains import Judged, View
+from headrace.auditing.chains import Judged, Sound, View
 from headrace.auditing.contracts import Contracts
 from headrace.auditing.deep import Deep
 from headrace.auditing.feed_gaps import FeedGaps
@@ -94,6 +94,11 @@ class Facts:
     def extent(self, number: int) -> Extent | None:
         """What the log holds of a partition; None where that is not known."""
         return (self.extents or {}).get(self.partition(number))
+
+    def is_wanted(self, link: Sound) -> bool:
+        """Whether a segment holds some of what is meant."""
+        start, end = self.wanted[link.said.partition]
+        return link.said.end > start and (end is None or link.said.start < end)
 
     def asked(self, call: Callable[[], T]) -> T:
         """Call, and call again what does not answer, for as long as the audit is told to."""

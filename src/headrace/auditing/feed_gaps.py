@@ -92,13 +92,16 @@ def beside(audit: Asked) -> str:
 def read_gaps(audit: Asked) -> FeedGaps | None:
     """Read them from the same lake; None where it has no such stream and none was named. Errors as a store's."""
     name = beside(audit)
-    found = _pinned(audit, name) if name else None
+    try:
+        found = _pinned(audit, name) if name else None
+    except ValueError as exc:
+        return _untold(name, f"the pin of {name} cannot be read: {exc}", "restore it from a copy")
     if found is None:
-        if not audit.gaps:
-            return None
-        evidence = f"{audit.store.place} has no stream {name!r} of gaps"
-        finding = AuditFinding("unknown", "numbers", None, 0, 0, evidence, "check its name")
-        return FeedGaps(name, (), "", [finding], ())
+        return (
+            _untold(name, f"{audit.store.place} has no stream {name!r} of gaps", "check its name")
+            if audit.gaps
+            else None
+        )
     root, pin = found
     records: dict[str, list[tuple[int, int, dict[str, Any]]]] = {}
     findings: list[AuditFinding] = []
@@ -131,13 +134,16 @@ def run_of(record: Record) -> str:
 def _pinned(audit: Asked, name: str) -> tuple[str, Pin] | None:
     asked = Retry(for_s=audit.retry_for_s)
     for root in dict.fromkeys((root_of(name, audit.epoch), root_of(name, ""))):
-        try:
-            pin = asked(partial(read_pin, audit.store, root))
-        except ValueError:
-            pin = None
+        pin = asked(partial(read_pin, audit.store, root))
         if pin is not None:
             return root, pin
+        if asked(partial(folders, audit.store, root)):
+            raise ValueError("it is not there, and segments are")
     return None
+
+
+def _untold(name: str, evidence: str, advice: str) -> FeedGaps:
+    return FeedGaps(name, (), "", [AuditFinding("unknown", "numbers", None, 0, 0, evidence, advice)], ())
 
 
 def _records(audit: Asked, name: str, root: str, pin: Pin, findings: list[AuditFinding]) -> Iterator[Record]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
@@ -13,9 +13,10 @@ from headrace.auditing.chains import View, dataset_of, judge, known_digests, vie
 from headrace.auditing.deep import examine_all
 from headrace.auditing.facts import Facts
 from headrace.auditing.feed_gaps import beside, read_gaps
-from headrace.auditing.judging import compared, late
+from headrace.auditing.judging import apart, compared, late, unseen
 from headrace.auditing.numbers import Numbers
 from headrace.auditing.objects import Pin, folders, number_of, read_pin
+from headrace.auditing.result import AuditFinding
 from headrace.auditing.unexplained import Judgement
 from headrace.errors import HeadraceError
 
@@ -48,12 +49,16 @@ class Look:
         if not facts.told(partial(self._walk, pin), "lake", "the lake"):
             return
         facts.told(self._ask, "source", "the source")
+        if not facts.told(partial(self._walk_new, pin), "lake", "the lake"):
+            return
         found = compared(facts, pin)
         suspects = {f.partition for f in found if f.kind != "unknown" and f.partition is not None}
         if suspects and facts.told(partial(self._look_again, pin, suspects), "lake", "the lake"):
             found = compared(facts, pin)
-        facts.findings += found
+        facts.findings += self._still(found)
         facts.findings += late(facts)
+        facts.findings += unseen(facts)
+        facts.remarks += apart(facts)
         facts.told(self._gaps, "numbers", "the lake")
         if facts.audit.deep and facts.told(self._read, "lake", "the lake"):
             facts.told(self._number, "numbers", "the lake")
@@ -105,7 +110,8 @@ class Look:
             if number_of(name) is None:
                 evidence = f"{facts.root}{name} is no partition's folder"
                 facts.find("foreign", "lake", evidence, "move it out of the lake")
-        for number in sorted({*(n for n in numbers if n is not None), *range(pin.partitions)}):
+        known = set() if facts.tally is None else facts.tally.partitions
+        for number in sorted({*(n for n in numbers if n is not None), *range(pin.partitions), *known}):
             facts.views[number] = self._view(number)
         self._judge(pin)
 
@@ -124,7 +130,8 @@ class Look:
         homes = known_digests(facts.views.values())
         for number, seen in facts.views.items():
             facts.wanted[number] = facts.scope.range_of(seen.links)
-            whole = facts.scope.start == 0
+            first = seen.listing.segments[0].start if seen.listing.segments else 0
+            whole = facts.scope.start in (0, first) or facts.scope.start < first
             facts.judged[number] = judge(seen, dataset, facts.audit.stream, pin.extension, homes, whole=whole)
 
     def _ask(self) -> None:
@@ -132,6 +139,16 @@ class Look:
         if source is not None:
             found = facts.asked(source.extents)
             facts.extents = {p: extent for p, extent in found.items() if p.stream == facts.audit.stream}
+
+    def _walk_new(self, pin: Pin) -> None:
+        """Partitions that only the log knows: the lake has none of their records yet, or no more."""
+        facts = self.facts
+        new = {partition.number for partition in facts.extents or ()} - facts.views.keys()
+        for number in sorted(new):
+            facts.views[number] = self._view(number)
+        if new:
+            self._judge(pin)
+            self._ask()
 
     def _look_again(self, pin: Pin, numbers: Iterable[int]) -> None:
         """What is wrong must still be wrong: a listing may have been overtaken by a writer, or by `expire`."""
@@ -142,6 +159,18 @@ class Look:
         self._judge(pin)
         if facts.audit.source is not None and facts.extents is not None:
             self._ask()
+
+    def _still(self, found: Sequence[AuditFinding]) -> list[AuditFinding]:
+        """Without what was expired only after a load that came behind the look at the ledger."""
+        facts, loader = self.facts, self.facts.audit.loader
+        behind = [f for f in found if f.kind == "gap" and f.where == "ledger"]
+        if not behind or loader is None:
+            return list(found)
+        now = facts.asked(lambda: loader.tally(facts.dataset, facts.audit.stream))
+        gone = [
+            f for f in behind if now is not None and (now.position(facts.partition(f.partition or 0)) or 0) >= f.end
+        ]
+        return [f for f in found if f not in gone]
 
     # ---- deep ---------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from types import UnionType
 from urllib.parse import quote
 
 import attrs
@@ -13,6 +14,18 @@ from headrace.store import Store, StoredObject
 
 _NAME = re.compile(r"(\d{20})\.(jsonl\.gz|jsonl\.zst|parquet)")
 _NOTE = re.compile(r"(\d{20})-(\d{20})\.json")
+_FIELDS: dict[str, type | UnionType] = {
+    "id": str,
+    "stream": str,
+    "layout": int,
+    "format": str,
+    "compression": str,
+    "isolation": str,
+    "cluster": str,
+    "topic": str | None,
+    "partitions": int,
+    "epoch": str,
+}
 _EXTENSIONS = {("jsonl", "gzip"): "jsonl.gz", ("jsonl", "zstd"): "jsonl.zst"}
 
 
@@ -26,6 +39,14 @@ class Pin:
     """
 
     fields: dict[str, object]
+
+    @property
+    def fault(self) -> str:
+        """Which field cannot be; "" where none is."""
+        fields = {"epoch": "", **self.fields}
+        wrong = [name for name, kind in _FIELDS.items() if name not in fields or not isinstance(fields[name], kind)]
+        wrong += [] if "partitions" in wrong or self.partitions > 0 else ["partitions"]
+        return ", ".join(f"{name} {self.fields.get(name)!r}" for name in wrong)
 
     @property
     def id(self) -> str:

@@ -11,6 +11,7 @@ from headrace.errors import ConfigError
 from headrace.records import Batch, Partition, Record
 from headrace.source import Source
 
+_NOT_HELD = "the log has records there, and the segment that covers them has not"
 _LOST = "restore the segment from a copy, or load the range from the log into a new epoch while the log still has it"
 
 
@@ -81,13 +82,15 @@ class Comparison:
     Attributes:
         partition: Whose.
 
-        begin: Where the chain's first record lies, if its head is there: what lies before was not ours to store.
+        begin: Where what is compared begins: what lies before the chain's first record was not ours to store.
 
         low: Where the log begins; None: there is no log to compare with.
 
         end: Up to where the log can be read.
 
         source: The log.
+
+        aborted: The chain was made by readers of aborted transactions as well.
     """
 
     partition: Partition
@@ -95,6 +98,7 @@ class Comparison:
     low: int | None
     end: int
     source: Source | None
+    aborted: bool = False
     compared: int = attrs.field(default=0, init=False)
     gone: int = attrs.field(default=0, init=False)
     findings: list[AuditFinding] = attrs.field(factory=list, init=False)
@@ -105,12 +109,15 @@ class Comparison:
     def __attrs_post_init__(self) -> None:
         if self.source is not None and self.low is not None:
             start = max(self.low, self.begin)
-            self._log = LogReader(self.source, self.partition, start, self.end)
+            self._log = LogReader(self.source, self.partition, start, self.end, aborted=self.aborted)
             self._all = LogReader(self.source, self.partition, start, self.end, aborted=True)
 
     def record(self, stored: Record) -> None:
         """Take the next record of the chain."""
-        if self._log is None or self._all is None or stored.offset < (self.low or 0) or stored.offset >= self.end:
+        if self._log is None or self._all is None or stored.offset >= self.end:
+            return
+        if stored.offset < (self.low or 0):
+            self.gone += 1
             return
         self._missed(stored.offset)
         there = self._log.at(stored.offset)
@@ -128,6 +135,8 @@ class Comparison:
 
     def hole(self, start: int, end: int, why: Hole | None = None) -> None:
         """Take a range of a segment that has no record, with the reason where it is known."""
+        if why == "noted loss":
+            self._missed(end, "the log has records there, and a note says that they were lost")
         if why is not None or self._log is None or self._all is None:
             self._add(why or "not looked at", end - start)
             return
@@ -147,14 +156,13 @@ class Comparison:
             for _ in reader.until(end) if reader is not None else ():
                 pass
 
-    def _missed(self, offset: int) -> None:
+    def _missed(self, offset: int, evidence: str = _NOT_HELD) -> None:
         """What the log has before *offset* and the chain has not."""
         for record in self._log.until(offset) if self._log is not None else ():
             last = self.findings[-1] if self.findings else None
             if last is not None and last.kind == "gap" and last.end == record.offset:
                 self.findings[-1] = attrs.evolve(last, end=record.offset + 1)
                 continue
-            evidence = "the log has records there, and the segment that covers them has not"
             self._find("gap", record.offset, record.offset + 1, evidence, _LOST)
 
     def _add(self, what: Hole, count: int) -> None:

@@ -37,6 +37,8 @@ class RowComparison:
 
         redrives: The ledger's, of this partition: a record that left quarantine was typed by their version.
 
+        again: Asks for these anew.
+
         accepted: Called with each record that is not in quarantine, and with its cells.
     """
 
@@ -45,7 +47,8 @@ class RowComparison:
     line: LedgerLine
     keyed: bool
     asked: Callable[[Callable[[], Stored]], Stored]
-    redrives: Sequence[LedgerRow] = ()
+    redrives: Sequence[LedgerRow]
+    again: Callable[[], Sequence[LedgerRow]]
     accepted: Callable[[Line, Sequence[Cell]], object] | None = None
     findings: list[AuditFinding] = attrs.field(factory=list, init=False)
     _held: list[tuple[Line, LedgerRow]] = attrs.field(factory=list, init=False)
@@ -84,7 +87,7 @@ class RowComparison:
         stored = self._stored(start, end)
         found = list(self._differences(held, stored))
         if found:  # a redrive may have come between two statements: what is wrong is so still
-            stored = self._stored(start, end)
+            stored, self.redrives = self._stored(start, end), self.again()
             found = list(self._differences(held, stored))
         self.findings += found
         if self.accepted is not None:
@@ -127,6 +130,8 @@ class RowComparison:
             yield self._found("missing", where, offset, "it is neither in the table nor in quarantine")
         if refused and not _is_same(refused[0], each):
             yield self._found("changed", "quarantine", offset, "its line is not the lake's")
+        if refused and not rows and self._is_taken(each, load):
+            yield self._found("changed", "quarantine", offset, "the contract takes it, and it is in quarantine")
         if rows and not refused:
             yield from self._row(each, load, rows[0])
 
@@ -172,6 +177,11 @@ class RowComparison:
 
     def _is_refused(self, each: Line, load: LedgerRow) -> bool:
         return isinstance(next(self._typed(each, load), None), Rejected)
+
+    def _is_taken(self, each: Line, load: LedgerRow) -> bool:
+        """Whether the version that it was loaded by takes it, if that one is known."""
+        known = self.contracts is not None and load.version in self.contracts.by_version
+        return known and not isinstance(next(self._typed(each, load)), Rejected)
 
     def _found(self, kind: Kind, where: Where, offset: int, evidence: str) -> AuditFinding:
         return AuditFinding(kind, where, self.line.partition.number, offset, offset + 1, evidence, RELOAD)

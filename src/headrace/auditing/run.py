@@ -71,7 +71,8 @@ class Audit(Asked):
         What does not answer is a finding of the kind "unknown", never an error.
 
         Raises:
-            ConfigError: `since` or `until` is neither an offset nor a time; or two contracts are of one version.
+            ConfigError: `since` or `until` is neither an offset nor a time, or nothing is between them; or two contracts are of
+                one version.
         """
         began, moment = self.clock(), datetime.now(UTC).isoformat(timespec="seconds")
         with ExitStack() as stack:

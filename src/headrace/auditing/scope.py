@@ -35,8 +35,12 @@ class Scope:
 
     @classmethod
     def of(cls, since: int | str | None, until: int | str | None) -> Scope:
-        """Read two ends, each an offset or a time with its zone as ISO-8601. ConfigError where one is neither."""
+        """Read two ends, each an offset or a time with its zone. ConfigError where one is neither, or nothing is between."""
         (start, start_ms), (end, end_ms) = _end(since), _end(until)
+        if (end is not None and (start or 0) >= end) or (
+            start_ms is not None and end_ms is not None and start_ms >= end_ms
+        ):
+            raise ConfigError(f"found from {since} until {until}, expected a part that is not empty")
         return cls(start or 0, end, start_ms, end_ms)
 
     @property

@@ -26,6 +26,21 @@ def target_findings(tally: Tally) -> Iterator[AuditFinding]:
         yield AuditFinding(
             "duplicate", "rows", None, 0, 0, evidence, f"--deep with --contract names the records; {RELOAD}"
         )
+    if not tally.keyed:
+        rows, told = tally.rows - sum(tally.of.values()), tally.inserted - sum(row.inserted for row in tally.ledger)
+        yield from _of_others("rows", tally.target, rows, told)
+    refused = tally.quarantined - sum(tally.refused.values())
+    told = tally.rejected - sum(row.rejected for row in tally.ledger)
+    yield from _of_others("quarantine", f"the quarantine of {tally.target}", refused, told)
+
+
+def _of_others(where: Where, what: str, there: int, told: int) -> Iterator[AuditFinding]:
+    if there != told:
+        evidence = f"{what} has {there:,} records of other streams or datasets, its ledger says {told:,} of them"
+        advice = (
+            f"audit each stream that is loaded into it; where all are right, somebody wrote into it by hand; {RELOAD}"
+        )
+        yield AuditFinding("missing" if there < told else "foreign", where, None, 0, 0, evidence, advice)
 
 
 def partition_findings(
@@ -51,23 +66,24 @@ class _Ledger:
         self.rows = loads(tally, partition)
         self.once = list({(row.start, row.end): row for row in reversed(self.rows)}.values())[::-1]
         self.segments = {link.said.start: link.said for link in judged.links}
-        self.redrives = [r for r in tally.ledger if r.partition == partition and r.kind == "redrive"]
+        self.ledger = [row for row in tally.ledger if row.partition == partition]
+        self.redrives = [row for row in self.ledger if row.kind == "redrive"]
         self.begin = begun_at(tally, partition)
         self.position = tally.position(partition) or 0
         self.whole = wanted == (0, None)
 
     def findings(self) -> list[AuditFinding]:
-        found = list(self._line())
+        found = [*self._line(), *self._kinds()]
         for row in self.once:
             if self._is_wanted(row.start, row.end):
                 found += self._row(row)
-        found += [*self._strays(), *self._ahead()]
+        found += [*self._strays(), *self._ahead(), *self._expired()]
         if self.whole and not found:  # sums say less than what is known of ranges
             found += self._sums()
         return found
 
     def _is_wanted(self, start: int, end: int) -> bool:
-        return end > self.wanted[0] and (self.wanted[1] is None or start < self.wanted[1])
+        return self.whole or (end > self.wanted[0] and (self.wanted[1] is None or start < self.wanted[1]))
 
     def _line(self) -> Iterator[AuditFinding]:
         """The ledger's rows join up (S1)."""
@@ -85,14 +101,28 @@ class _Ledger:
                 yield self._found("overlap", "ledger", row.start, min(row.end, position), evidence, BY_HAND)
             position, before = max(position, row.end), row
 
+    def _kinds(self) -> Iterator[AuditFinding]:
+        """Each row of the ledger by itself, of whatever kind: what it counts must be possible (S10)."""
+        once: dict[tuple[str, int], LedgerRow] = {}
+        for row in self.ledger:
+            where = (row.start, row.end)
+            if not self._is_wanted(*where):
+                continue
+            if row.kind not in ("load", "begin_at", "redrive"):
+                yield self._found(
+                    "corrupt", "ledger", *where, f"a row of the kind {row.kind!r}: there is no such", BY_HAND
+                )
+            elif row.kind != "load" and once.setdefault((row.kind, row.start), row) is not row:
+                yield self._found("duplicate", "ledger", *where, f"the ledger has this {row.kind} twice", BY_HAND)
+            sums = row.inserted + row.superseded + row.rejected
+            if row.records != sums or (row.superseded and not self.tally.keyed):
+                counted = f"{row.inserted} rows, {row.superseded} superseded, {row.rejected} rejected"
+                evidence = f"a {row.kind} of {row.records} records, but {counted}"
+                yield self._found("corrupt", "ledger", *where, evidence, BY_HAND)
+
     def _row(self, row: LedgerRow) -> Iterator[AuditFinding]:
-        """One load: its own sum, the segment that it was made from, and what the tables hold of it."""
+        """One load: the segment that it was made from, and what the tables hold of it."""
         where = (row.start, row.end)
-        if row.records != row.inserted + row.superseded + row.rejected:
-            evidence = (
-                f"{row.records} records, but {row.inserted} rows, {row.superseded} superseded, {row.rejected} rejected"
-            )
-            yield self._found("corrupt", "ledger", *where, evidence, BY_HAND)
         yield from self._segment(row)
         if row.distinct_rows < row.rows:
             evidence = f"{row.rows} rows of {row.distinct_rows} records"
@@ -115,14 +145,16 @@ class _Ledger:
         evidence = f"{row.records} records were loaded, there are {counted}"
         if there > row.records:
             yield self._found("foreign", "rows", row.start, row.end, f"{evidence}: more than there can be", RELOAD)
-        elif self.tally.keyed:
+        elif self.tally.keyed or there < row.records:
             if lost_refused > 0:
                 yield self._found("missing", "quarantine", row.start, row.end, evidence, RELOAD)
-        elif there < row.records:
-            if lost_refused > 0:
-                yield self._found("missing", "quarantine", row.start, row.end, evidence, RELOAD)
-            if redriven or row.inserted > row.distinct_rows:
+            if not self.tally.keyed and (redriven or row.inserted > row.distinct_rows):
                 yield self._found("missing", "rows", row.start, row.end, evidence, RELOAD)
+        if lost_refused < 0 or (lost_refused > 0 and there == row.records and not self.tally.keyed):
+            evidence = (
+                f"{row.distinct_quarantined} in quarantine, by the ledger {row.rejected}, and no redrive says why"
+            )
+            yield self._found("changed", "quarantine", row.start, row.end, evidence, RELOAD)
 
     def _segment(self, row: LedgerRow) -> Iterator[AuditFinding]:
         """The load's segment is in the chain, with the same end, count and digest (S10); or it was expired."""
@@ -166,18 +198,28 @@ class _Ledger:
             advice = "restore the segments from a copy; a stream that goes on would write others in their place"
             yield self._found("ahead", "ledger", judged.end, self.position, evidence, advice)
 
+    def _expired(self) -> Iterator[AuditFinding]:
+        """What was deleted before it was loaded comes no more by itself."""
+        start = self.judged.start
+        if self.tally.ledger and self.position < start and self._is_wanted(self.position, start):
+            evidence = (
+                f"the ledger is at {self.position}, and what lies before {start} was expired: it was never loaded"
+            )
+            advice = "decide: restore the segments from a copy, or load from there on into a new table (--begin-at)"
+            yield self._found("gap", "ledger", self.position, start, evidence, advice)
+
     def _sums(self) -> Iterator[AuditFinding]:
         """What a range cannot tell where records were redriven: the sums over all rows of the ledger (S10)."""
-        refused = self.tally.refused.get(self.partition, 0)
-        told = sum(row.rejected for row in (*self.once, *self.redrives))
-        there = all(r.distinct_rows + r.distinct_quarantined - r.both >= r.records for r in self.once)
-        if refused != told and self.redrives and (there or self.tally.keyed):
-            kind: Kind = "missing" if refused < told else "changed"
-            evidence = f"{refused} records in quarantine, the ledger's sum is {told}"
-            yield self._found(kind, "quarantine", self.begin, self.position, evidence, RELOAD)
-        elif refused != told and not self.redrives and there and not self.tally.keyed:
-            evidence = f"{refused} records in quarantine, the ledger's sum is {told}, and no redrive says why"
-            yield self._found("changed", "quarantine", self.begin, self.position, evidence, RELOAD)
+        if not self.redrives:
+            return
+        of = self.tally.refused.get(self.partition, 0), self.tally.of.get(self.partition, 0)
+        told = sum(row.rejected for row in self.ledger), sum(row.inserted for row in self.ledger)
+        kept: Sequence[Where] = ("quarantine",) if self.tally.keyed else ("quarantine", "rows")
+        for where, there, by_ledger in zip(kept, of, told, strict=False):
+            if there != by_ledger:
+                evidence = f"{there} records in {where}, the ledger's sum is {by_ledger}"
+                kind: Kind = "missing" if there < by_ledger else "changed"
+                yield self._found(kind, where, self.begin, self.position, evidence, RELOAD)
 
     def _found(self, kind: Kind, where: Where, start: int, end: int, evidence: str, advice: str) -> AuditFinding:
         return AuditFinding(kind, where, self.partition.number, start, end, evidence, advice)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 
 from headrace.auditing.result import AuditResult
 from headrace.auditing.run import Audit
+from headrace.dataset import Dataset
 from headrace.loader import LoadableSegment, Loader
 from headrace.testing.store import MemoryStore
 
@@ -28,9 +28,8 @@ def audited(
 
         earlier: The contracts that have loaded before.
     """
-    store, pin = MemoryStore(), {"id": dataset_id, "stream": stream, "layout": 1, "partitions": 1}
-    pin |= {"format": "jsonl", "compression": "gzip"}
-    store.objects[f"{stream}/_headrace/dataset.json"] = json.dumps(pin).encode()
+    store, pin = MemoryStore(), Dataset(dataset_id, stream, 1, "jsonl", "gzip", "read_committed", "memory", None, 1)
+    store.objects[f"{stream}/_headrace/dataset.json"] = pin.to_json()
     for each in segments:
         place = f"partition={each.segment.partition.number}/{each.segment.start:020d}.{each.format.extension}"
         store.objects[f"{stream}/{place}"] = each.body()
