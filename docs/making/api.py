@@ -36,7 +36,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
 }
 OTHERS = {
-    "headrace.contract": ("contract", "column", "load_contract", "Contract"),
+    "headrace.contract": ("contract", "column", "load_contract", "Contract", "Column"),
     "headrace.bars": ("Bars",),
     "headrace.airflow": ("uri", "retry_policy", "must_be_complete"),
     "headrace.tally": ("counted", "strays", "by_partition"),
@@ -78,7 +78,9 @@ def _entry(name: str, thing: Any) -> str:
         return f"### {name}\n\n" + _alias(name, thing)
     text = f"### {name}\n\n{_signature(name, thing)}{doc(thing)}\n\n"
     if inspect.isclass(thing):
-        text += "".join(_member(name, key, member) for key, member in vars(thing).items() if _is_public(thing, key))
+        text += "".join(
+            _member(thing, name, key, member) for key, member in vars(thing).items() if _is_public(thing, key)
+        )
     return text
 
 
@@ -95,11 +97,18 @@ def _is_public(thing: Any, key: str) -> bool:
     return not key.startswith("_") and called and bool(inspect.getdoc(getattr(thing, key)))
 
 
-def _member(owner: str, key: str, member: Any) -> str:
+def _member(thing: Any, owner: str, key: str, member: Any) -> str:
     if isinstance(member, property):
-        return f"#### {owner}.{key}\n\n{doc(member)}\n\n"
+        return f"#### {owner}.{key}\n\n{_duty(thing, key)}{doc(member)}\n\n"
     function = member.__func__ if isinstance(member, (classmethod, staticmethod)) else member
-    return f"#### {owner}.{key}()\n\n{_signature(key, function)}{doc(function)}\n\n"
+    return f"#### {owner}.{key}()\n\n{_signature(key, function)}{_duty(thing, key)}{doc(function)}\n\n"
+
+
+def _duty(thing: Any, key: str) -> str:
+    """Of an interface whether whoever implements it has to write the method."""
+    if not getattr(thing, "__abstractmethods__", None):
+        return ""
+    return "**To be written.** " if key in thing.__abstractmethods__ else "*Has a default.* "
 
 
 def _signature(name: str, thing: Any) -> str:

@@ -27,7 +27,8 @@ class Column:
     Attributes:
         name: In the table.
 
-        kind: Text, 64-bit integer, exact decimal, boolean, a moment in UTC with nanoseconds, or a nested value as JSON.
+        kind: "text", "integer" (of 64 bits), "decimal" (exact), "boolean", "timestamp" (a moment in UTC with nanoseconds), or
+            "json" (a nested value).
 
         nullable: Whether null, or no such field, is a value.
 
@@ -49,7 +50,7 @@ class Column:
 
         max_length: Characters that a text has at most (Unicode code points).
 
-        default: The cell, as `headrace.rows.row` writes it, in the place of null and of no such field; None: no default.
+        default: The cell, as `headrace.rowwise.TypedRow` has it, in the place of null and of no such field; None: no default.
 
         record: Which part of the record it comes from: "value", or its "key", "timestamp" or "offset".
 

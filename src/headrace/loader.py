@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import attrs
 
 from headrace.contract import Contract
+from headrace.envelope import decode
 from headrace.errors import ConfigError, CorruptSegmentError, DataError
 from headrace.formats import Format
-from headrace.records import Partition
+from headrace.records import Partition, Record
 from headrace.segment import Segment
 from headrace.tally import Stored, Tally
 
@@ -75,7 +76,9 @@ class LoadableSegment:
 
     def lines(self) -> Iterator[bytes]:
         """
-        Yield its records as JSON lines (`headrace.envelope`), whatever its format, in pieces that end anywhere.
+        Yield its records as a lake's JSON lines, whatever its format, in pieces that end anywhere.
+
+        `headrace.rowwise.typed` reads them.
 
         Raises:
             CorruptSegmentError: Its bytes are not those that were written; what was yielded before is not to be trusted.
@@ -142,7 +145,7 @@ class QuarantinedRecord:
 
         reason: Why, in words, without the value.
 
-        line: The line of the lake with the whole record, to the byte (`headrace.envelope.decode`).
+        line: The line of the lake with the whole record, to the byte; `record` takes it apart.
     """
 
     dataset_id: str
@@ -154,6 +157,10 @@ class QuarantinedRecord:
     column: str
     reason: str
     line: bytes = attrs.field(repr=False)
+
+    def record(self) -> Record:
+        """Return the record that the line holds; DataError where it is no line of a lake."""
+        return decode(self.line)
 
 
 @attrs.frozen(order=True)
@@ -278,16 +285,19 @@ class Loader(ABC):
     """
     Loads one target by one contract.
 
+    `positions`, `load` and `redrive` are to be written. What else a loader does not write says that it cannot.
+
     Attributes:
         target: The table's name.
 
-        contract: The class that says what a row is (`headrace.contract`).
+        contract: The class that says what a row is; `headrace.contract.Contract.of` describes it.
 
         max_rejected: The share of a call's records that may go to quarantine, 0 to 1; above it `load` refuses
-            (`headrace.typed.share`).
+            (`headrace.rowwise.check_share`). `headrace.Load` sets it before its first call.
 
-        evolve: Fields of the stream that the contract does not name become columns, when a call of `load` meets them
-            (`headrace.typed.fields`). A column that was made so is the target's from then on, whatever this says.
+        evolve: Fields of the stream that the contract does not name become columns, when a call of `load` meets them. A column
+            that was made so is the target's from then on, whatever this says. `headrace.Load` sets it, and calls `alter` first:
+            a loader without `alter` need not look at it.
     """
 
     target: str
@@ -454,7 +464,7 @@ class Loader(ABC):
 
             end: Before this one.
 
-            cells: Every column of the contract, moments as nanoseconds since the Unix epoch. False: the contract is not known.
+            cells: Also read every column of the contract. False: the contract is not known, and nobody looks at cells.
 
         Raises:
             ConfigError: As for `tally`, and so is SinkUnavailableError.

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 
 import attrs
 
-from headrace.envelope import decode
 from headrace.errors import TransientError
 from headrace.loader import Loader, LoadResult, QuarantinedRecord, Selection
 from headrace.logs import event as log_event
@@ -135,7 +134,7 @@ class Redrive:
         found: Counter[tuple[str, str, str, str]] = Counter()
         try:
             for record in self._records():
-                known = decode(record.line)
+                known = record.record()
                 about = {"timestamp_ms": known.timestamp_ms, "offset": known.offset}
                 said = row(contract, known.value, key=known.key, **about)
                 now = (said.column, said.reason) if isinstance(said, Rejected) else ("", "")

@@ -15,7 +15,7 @@ from decimal import Decimal
 import attrs
 
 from headrace.contract import Contract
-from headrace.envelope import decode, decode_lines
+from headrace.envelope import decode_lines
 from headrace.errors import CorruptSegmentError, DataError, PositionConflictError
 from headrace.loader import Line, LoadableSegment, QuarantinedRecord, Selection
 from headrace.records import Partition, Record
@@ -49,7 +49,9 @@ class TypedRow:
 
         timestamp_ms: The record's own, -1 where it has none.
 
-        cells: Canonical text (`headrace.rows.row`), in the order of the contract's columns.
+        cells: One text for each value, in the order of the contract's columns; None is NULL. An integer and a decimal are digits
+            without exponent, a decimal with all its digits behind the point; a boolean is ``true`` or ``false``, a moment
+            ``2013-10-07 13:30:00.123456789`` in UTC, a nested value compact JSON. Whether it is a delete is not among them.
 
         deleted: Whether the record is a delete (S9).
 
@@ -157,7 +159,7 @@ def typed(contract: Contract, loadable: LoadableSegment) -> TypedSegment:
 
 def typed_again(contract: Contract, quarantined: QuarantinedRecord) -> TypedRow | QuarantinedRecord:
     """Type a quarantined record again: its row, or the record with what refuses it now (S6)."""
-    record = decode(quarantined.line)
+    record = quarantined.record()
     found = _typed(contract, quarantined.dataset_id, quarantined.partition, record)
     if isinstance(found, TypedRow):
         return found
@@ -197,7 +199,12 @@ def check_share(target: str, segments: Sequence[TypedSegment], max_rejected: flo
 
 
 def newest(rows: Iterable[TypedRow]) -> list[TypedRow]:
-    """Keep of each business key the newest row (S8), in the order of the keys' first rows."""
+    """
+    Keep of each business key the newest row (S8), in the order of the keys' first rows.
+
+    Ask it of all rows of a call, whatever segment they are of: the ledger counts a key that was not there before in the row of
+    the segment that has the newest, and all other accepted records as superseded.
+    """
     found: dict[tuple[str | None, ...], TypedRow] = {}
     for each in rows:
         if each.key not in found or each.order > found[each.key].order:

@@ -19,7 +19,7 @@ __all__ = ["Counts", "LedgerRow", "Stored", "StoredRow", "Stray", "Tally", "by_p
 @attrs.frozen
 class LedgerRow:
     """
-    A row of the ledger, and what the tables hold of its range.
+    A row of the ledger, and what the tables hold of its range. `headrace.testing` has another, of the ledger's words alone.
 
     Attributes:
         dataset_id: Whose.
@@ -207,8 +207,8 @@ class StoredRow:
 
         timestamp_ms: Of its record.
 
-        cells: Its columns as `headrace.rows.row` writes them, in the contract's order; of a contract with a key one more:
-            whether it is a delete.
+        cells: Its columns in the contract's order, as `headrace.rowwise.TypedRow` has them, but a moment is a number:
+            nanoseconds since the Unix epoch. Of a contract with a key one more: ``true`` where it is a delete, else ``false``.
     """
 
     offset: int

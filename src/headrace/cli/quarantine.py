@@ -19,7 +19,6 @@ from headrace.cli.output import Output
 from headrace.cli.progress import Looking
 from headrace.cli.selecting import From, OfColumn, OfPartition, OfStream, Reason, To, Warehouse, nothing_in, selected
 from headrace.cli.show_record import fields_of, print_fields, record_rows
-from headrace.envelope import decode
 from headrace.errors import ConfigError
 from headrace.loader import QuarantinedRecord, Selection
 from headrace.records import Partition
@@ -103,7 +102,7 @@ def show(
         names = ", ".join(each.dataset_id for each in found)
         raise ConfigError(f"{place} at offset {offset} is there of {len(found)} datasets ({names}): leave --raw out")
     if raw:
-        sys.stdout.buffer.write(decode(found[0].line).value or b"")
+        sys.stdout.buffer.write(found[0].record().value or b"")
         return DONE
     output.document({"target": loader.target, "records": [_document(each) for each in found]})
     for each in found:
@@ -196,7 +195,7 @@ def _line(record: QuarantinedRecord) -> bytes:
 
 
 def _document(record: QuarantinedRecord) -> dict[str, object]:
-    return {**_place(record), "record": fields_of(decode(record.line))}
+    return {**_place(record), "record": fields_of(record.record())}
 
 
 def _show(output: Output, record: QuarantinedRecord) -> None:
@@ -205,7 +204,7 @@ def _show(output: Output, record: QuarantinedRecord) -> None:
         {
             "stream": f"{record.partition}",
             "dataset": record.dataset_id,
-            **record_rows(attrs.evolve(decode(record.line), offset=record.offset)),
+            **record_rows(attrs.evolve(record.record(), offset=record.offset)),
             "column": record.column or "none: the record as a whole",
             "reason": record.reason,
             "contract": f"{record.contract} version {record.version}",
