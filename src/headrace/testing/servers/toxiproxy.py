@@ -17,6 +17,7 @@ from headrace.testing.servers.cache import built
 from headrace.testing.servers.process import Server, answers, free_port
 
 VERSION = "v2.12.0"
+_DIGEST = "h1:d1x++lYZg/zijXPPcv7PH0MvHMzEI5aX/YuUi/Sw+yg="
 
 Toxic = Literal["latency", "bandwidth", "slow_close", "timeout", "reset_peer", "slicer", "limit_data"]
 """What it can do to a connection: https://github.com/Shopify/toxiproxy#toxics."""
@@ -25,8 +26,9 @@ _TIMEOUT_S = 10.0
 
 
 def binary() -> Path:
-    """Return the server's path, built the first time; ServerMissing where Go is not there."""
-    return built("server", f"toxiproxy-{VERSION}", f"github.com/Shopify/toxiproxy/v2/cmd/server@{VERSION}")
+    """Return the server's path, built the first time. Errors as for `built`."""
+    module = f"github.com/Shopify/toxiproxy/v2@{VERSION}"
+    return built("server", f"toxiproxy-{VERSION}", module, "./cmd/server", _DIGEST)
 
 
 @attrs.define(kw_only=True, eq=False)

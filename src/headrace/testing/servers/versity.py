@@ -10,11 +10,13 @@ from headrace.testing.servers.cache import built
 from headrace.testing.servers.s3 import S3Server
 
 VERSION = "v1.8.0"
+_DIGEST = "h1:au+wI+aybno/STsQiSm35Uu6Q6iK5MWReQxgO6SEMFc="
 
 
 def binary() -> Path:
-    """Return the gateway's path, built the first time; ServerMissing where Go is not there."""
-    return built("versitygw", f"versitygw-{VERSION}", f"github.com/versity/versitygw/cmd/versitygw@{VERSION}")
+    """Return the gateway's path, built the first time. Errors as for `built`."""
+    module = f"github.com/versity/versitygw@{VERSION}"
+    return built("versitygw", f"versitygw-{VERSION}", module, "./cmd/versitygw", _DIGEST)
 
 
 @attrs.define(kw_only=True, eq=False)
