@@ -24,7 +24,8 @@ from headrace.records import Partition
 from headrace.testing.contracts.audited_loader import AuditedLoaderContract
 from headrace.testing.contracts.crash import LoaderCrashContract
 from headrace.testing.contracts.keyed_loader import KeyedLoaderContract
-from headrace.testing.contracts.loader import Cells, LedgerRow, Place, Warehouse
+from headrace.testing.contracts.loader import Cells, LedgerRow, Place, Tick, Warehouse, segment
+from headrace.testing.processes import kill_at_every_io, zombie_at_every_io
 from headrace.testing.silver import Gate, SilverMachine, ViolationError
 
 pytest_plugins = ["pytester"]
@@ -165,6 +166,35 @@ class TestDuckDBLoaderThatFails(LoaderCrashContract):
                 return Silver(path)
 
             yield make
+
+
+SEGMENTS = [segment(n, [b'{"symbol":"A","price":1.5}', b"not json", b'{"symbol":"B","price":2}']) for n in (0, 3)]
+
+
+def load(folder: Path, gate: Gate) -> None:
+    """A process's work; the lock of one that sleeps is waited for shortly."""
+
+    @contextlib.contextmanager
+    def gated(database: Path, **settings: Any) -> Iterator[Gated]:
+        with connected(database, **settings) as real:
+            yield Gated(real, gate)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(duckdb_loader, "connected", gated)
+        place = folder / "silver.duckdb"
+        DuckDBLoader(database=place, target="ticks", contract=Tick, threads=1, lock_timeout_s=0.0).load(SEGMENTS)
+
+
+@pytest.mark.parametrize("play", [kill_at_every_io, zombie_at_every_io])
+def test_processes(play: Callable[..., list[Path]], tmp_path: Path):
+    """Killed at statements of a transaction, or asleep there while others work: each record once, in its table or quarantine."""
+    folders = play(load, tmp_path, every=3)
+    assert len(folders) > 3
+    for folder in folders:
+        found = Silver(folder / "silver.duckdb")
+        assert sorted(place[2] for place, _ in found.rows("ticks")) == [0, 2, 3, 5], folder
+        assert sorted(place[2] for place, _ in found.quarantined("ticks")) == [1, 4]
+        assert sorted(row.start for row in found.ledger("ticks")) == [0, 3]
 
 
 class Audited(DuckDBMachine):
