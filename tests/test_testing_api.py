@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import headrace
 from headrace import testing
 
 ROOT = Path(__file__).parents[1]
@@ -41,6 +42,18 @@ def test_the_page_lists_every_name():
     """Who reads the page knows the kit, and is told of nothing that is not there."""
     listed = set(re.findall(r"`(\w+)`", PAGE.read_text(encoding="utf-8")))
     assert set() == set(HOMES) - listed
+
+
+@pytest.mark.parametrize("interface", [headrace.Loader, headrace.Source], ids=lambda interface: interface.__name__)
+def test_the_page_lists_what_is_optional(interface: type):
+    """Each method and setting that has a default has its row, and what has to be there is named before the table."""
+    page = PAGE.read_text(encoding="utf-8")
+    before, table = page.split(f"| of `headrace.{interface.__name__}` |")
+    needed = set(re.findall(r"`(\w+)`", before.rstrip().rpartition("\n\n")[2]))
+    rows = re.findall(r"^\| (`.*?) \|", table.split("\n\n")[0], re.MULTILINE)
+    names = {name for name in dir(interface) if not name.startswith("_")} - {"target", "contract"}
+    assert set() == interface.__abstractmethods__ - needed
+    assert names - interface.__abstractmethods__ == {name for row in rows for name in re.findall(r"`(\w+)`", row)}
 
 
 def test_unknown_name():

@@ -285,7 +285,9 @@ class Loader(ABC):
     """
     Loads one target by one contract.
 
-    `positions`, `load` and `redrive` are to be written. What else a loader does not write says that it cannot.
+    `positions`, `load` and `redrive` have to be there. Every other method has a default that is right for a loader which cannot:
+    it returns what says so, or raises ConfigError, and what is built on it is refused with that message. The page "Test your
+    plugin" says, method by method, what that is.
 
     Attributes:
         target: The table's name.
