@@ -29,7 +29,7 @@ from headrace.plugins.market.fetching import Fetcher
 from headrace.plugins.market.history import HistoryLostError, HistoryRefusedError, Wanted, spliced
 from headrace.plugins.market.source import FeedSource
 from headrace.plugins.market.venues import AlpacaBar, AlpacaQuote, AlpacaTrade, CoinbaseTrade
-from headrace.records import Record
+from headrace.records import Record, Start
 from headrace.registry import Registry
 from headrace.rows import row
 from headrace.testing.servers.exchange import AlpacaExchange, CoinbaseExchange, alpaca_trade, coinbase_match
@@ -171,6 +171,22 @@ def test_before_the_first_start(coinbase: CoinbaseExchange, follow):
     assert [250_000, 290_000] == [json.loads(r.value)["trade_id"] for r in backfilled(following)]
     said = (gap["cause"], gap["backfill"], gap["missing"], gap["filled"])
     assert ("started", "partly: from 2026-01-02T15:04:00.000000000Z on", None, False) == said
+
+
+def test_the_feed_goes_first(coinbase: CoinbaseExchange, follow):
+    """While half of the queue is full no page is asked for beyond the one at hand; when there is room, all come."""
+    following = begun(follow(coins(coinbase), queue_bytes=6_000, **QUIET), coinbase)
+    outage(following, coinbase, range(4, 104), 104)
+    following.source.move(dict.fromkeys(following.source._kinds.values()))  # the pipeline has no memory left
+    backlog = following.source._backlog
+    for _ in range(100):
+        following.clock.pass_s(1)
+        following.poll(0.005)
+    assert 3_000 < backlog.held_bytes < 6_000
+    assert len(coinbase.asked) < 4
+    following.source.move({p: Start(n, None, 1) for p, n in following.source._next.items()})
+    waited(following, lambda: following.store() or lost(following)["filled"])
+    assert (100, 10) == (len(backfilled(following)), len(coinbase.asked))
 
 
 # ---- by time --------------------------------------------------------------------------------------------------

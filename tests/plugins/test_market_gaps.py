@@ -22,6 +22,7 @@ EVENTS = st.lists(
         st.just("beat"),
         st.just("lost"),
         st.just("back"),
+        st.just("fetched"),
     ),
     max_size=60,
 )
@@ -39,11 +40,12 @@ def last_of(gaps: Gaps) -> list[dict[str, Any]]:
 
 @given(EVENTS)
 @example(["held back", "sent", "lost", "back", "released"])
+@example(["not sent", "sent", "fetched", "held back", "sent", "lost", "fetched", "back", "released", "sent", "fetched"])
 @example(["not sent", "sent", "lost", "not sent", "sent", "back", "again", "beat"])
 def test_what_is_missing_is_counted(events: list[str]):
     """
-    Numbers that are sent, left out, held back, repeated, announced, and lost with their connection: what the gaps count as
-    missing in the end is exactly what never came.
+    Numbers that are sent, left out, held back, repeated, announced, lost with their connection, and fetched from a history
+    that has every other one: what the gaps count as missing in the end is exactly what never came.
     """
     gaps, came, back, number, up, now = Gaps(feed="f", symbols=("A",), producer="p", run="p"), {1}, [], 1, True, 0
     gaps.begin("started", None)
@@ -71,6 +73,13 @@ def test_what_is_missing_is_counted(events: list[str]):
         elif event == "lost" and up:
             up = False  # what was held back may come on the next one
             gaps.begin("lost", now)
+        elif event == "fetched" and gaps.fillable:
+            gap = gaps.fillable.pop(0)
+            numbers = [n for n in range((gap.last or 0) + 1, gap.next or 0) if n % 2]
+            kept = gaps.fetched(gap, [b"%d" % n for n in numbers], numbers)
+            assert not came & {int(value) for value in kept}
+            came |= {int(value) for value in kept}
+            gaps.settle(gap, "partly")
         elif event == "back" and not up:
             up = True
             gaps.end(now)

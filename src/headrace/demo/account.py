@@ -25,6 +25,8 @@ class Account:
 
         received: Different numbers among them.
 
+        fetched: Of the records those that came from the exchange's history.
+
         rows: In the warehouse.
 
         distinct: Different numbers among them.
@@ -42,6 +44,7 @@ class Account:
     sent: int
     records: int
     received: int
+    fetched: int
     rows: int
     distinct: int
     foreign: int
@@ -81,12 +84,13 @@ def accounts(lake: Path, database: Path, stream: str, sent: Mapping[str, int]) -
     """Count by product; *sent* says how many trades of each there were."""
     with duckdb.connect(str(database), read_only=True) as connection:
         connection.execute("SET TimeZone = 'UTC'")
-        columns = "{'value': 'JSON'}"
+        columns = "{'value': 'JSON', 'headers': 'JSON'}"
         lines = f"read_json('{glob_of(lake, stream)}', format = 'newline_delimited', columns = {columns})"
         in_lake = {
             product: counts
             for product, *counts in connection.execute(
-                f"SELECT value->>'product_id', count(*), count(DISTINCT value->>'trade_id') FROM {lines} GROUP BY 1"
+                "SELECT value->>'product_id', count(*), count(DISTINCT value->>'trade_id'),"
+                f" count(*) FILTER (CAST(headers AS VARCHAR) LIKE '%headrace.backfilled%') FROM {lines} GROUP BY 1"
             ).fetchall()
         }
         rows = {
@@ -108,7 +112,7 @@ def accounts(lake: Path, database: Path, stream: str, sent: Mapping[str, int]) -
                 f"  AND EXISTS (FROM ({_GAPS}) AS g WHERE g.symbol = $product AND n > g.last AND n < g.next))",
                 {"product": product, "count": count},
             ).fetchall()
-            records, received = in_lake.get(product, (0, 0))
+            records, received, fetched = in_lake.get(product, (0, 0, 0))
             of_silver, distinct = rows.get(product, (0, 0))
             found.append(
                 Account(
@@ -116,6 +120,7 @@ def accounts(lake: Path, database: Path, stream: str, sent: Mapping[str, int]) -
                     sent=count,
                     records=records,
                     received=received,
+                    fetched=fetched,
                     rows=of_silver,
                     distinct=distinct,
                     foreign=foreign,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import secrets
 import signal
 import subprocess
@@ -19,12 +21,11 @@ from headrace.auditing.result import AuditResult
 from headrace.chain import Chain
 from headrace.demo.account import Account, accounts
 from headrace.demo.place import Shown, broker, made_folder, our_command
-from headrace.demo.tape import PRODUCTS, Tape
+from headrace.demo.tape import PRODUCTS, UNKEPT, Market, Tape
 from headrace.errors import HeadraceError, SinkUnavailableError
 from headrace.load import Load
 from headrace.plugins.market import CoinbaseTrade, Gap
 from headrace.registry import Registry
-from headrace.testing.servers.exchange import CoinbaseExchange
 
 _EACH_S = 200
 _TRADES_S = 1.5
@@ -32,7 +33,17 @@ _AWAY_S = 0.8
 _END_S = 30.0
 _TICK_S = 0.02
 _CONTRACTS: dict[str, type] = {"trades": CoinbaseTrade, "gaps": Gap}
-_COLUMNS = ("product", "sent", "bronze", "silver", "quarantine", "missing", "in gap records", "accounted for")
+_COLUMNS = (
+    "product",
+    "sent",
+    "bronze",
+    "from history",
+    "silver",
+    "quarantine",
+    "missing",
+    "in gap records",
+    "accounted for",
+)
 
 
 @attrs.frozen
@@ -55,10 +66,13 @@ class LiveDemo:
     def stream(self, kind: str) -> str:
         return f"{self.feed}.{kind}"
 
-    def follow(self, address: str, kafka: str) -> Sequence[str]:
+    def follow(self, exchange: Market, kafka: str) -> Sequence[str]:
         """What brings the exchange into Kafka."""
         waits = "reconnect_first_s=0.2&reconnect_most_s=0.3"  # longer ones are for real exchanges
-        source = f"coinbase://{','.join(PRODUCTS)}?address={address}&stream={self.feed}&producer=demo&{waits}"
+        addresses = f"address={exchange.address}&history_address={exchange.history_address}"
+        history = "backfill_after_s=0.3&backfill_reach_s=0"
+        settings = f"stream={self.feed}&producer=demo&{addresses}&{history}&{waits}"
+        source = f"coinbase://{','.join(PRODUCTS)}?{settings}"
         made = "?create_partitions=4" if kafka else ""  # the embedded broker makes them itself
         return "stream", source, f"kafka://{self.bootstrap}/{{stream}}{made}"
 
@@ -77,6 +91,12 @@ class LiveDemo:
             if any(segment is None or segment.end < ends[number] for number, segment in newest.items()):
                 return False
         return True
+
+    def is_asked(self) -> bool:
+        """Whether the history was asked for what each product lacks, by the gap records in the lake."""
+        objects = (self.lake / self.stream("gaps")).glob("partition=*/*.jsonl.gz")
+        told = [json.loads(line)["value"] for o in objects for line in gzip.decompress(o.read_bytes()).splitlines()]
+        return set(PRODUCTS) == {gap["symbol"] for gap in told if gap["backfill"]}
 
     def log(self, kind: str) -> str:
         return f"kafka://{self.bootstrap}/{self.stream(kind)}?group={self.feed}-look&topic_id={self.topic_id}"
@@ -120,7 +140,7 @@ def run(*, folder: Path | None, kafka: str, output: Shown, not_sent: Callable[[A
     """
     began_s = time.monotonic()
     place = made_folder(folder)
-    with CoinbaseExchange(products=list(PRODUCTS)) as exchange, broker(kafka) as bootstrap:
+    with Market() as exchange, broker(kafka) as bootstrap:
         feed = f"coinbase-{secrets.token_hex(4)}" if kafka else "coinbase"
         demo = LiveDemo(place, bootstrap, feed, "on" if kafka else "off")
         sent = _carried(demo, exchange, kafka, output)
@@ -131,10 +151,10 @@ def run(*, folder: Path | None, kafka: str, output: Shown, not_sent: Callable[[A
     return _tell(demo, found, audits, list(not_sent(audits["trades"])), output, began_s)
 
 
-def _carried(demo: LiveDemo, exchange: CoinbaseExchange, kafka: str, output: Shown) -> dict[str, int]:
+def _carried(demo: LiveDemo, exchange: Market, kafka: str, output: Shown) -> dict[str, int]:
     """Trade, break off, trade again, and stop when the lake has it all; how many trades of each product were sent."""
     with ExitStack() as stack:
-        feed = stack.enter_context(_child(*demo.follow(exchange.address, kafka)))
+        feed = stack.enter_context(_child(*demo.follow(exchange, kafka)))
         _until(feed, lambda: bool(exchange.subscribed()))
         output.line(
             f"exchange on this machine, speaks as Coinbase does: {2 * _EACH_S:,} made-up trades a second, numbered"
@@ -149,6 +169,9 @@ def _carried(demo: LiveDemo, exchange: CoinbaseExchange, kafka: str, output: Sho
             missed = sum(tape.sent.values()) - before
             output.line(f"outage   after {before:,} trades it broke off; {missed:,} were made before the feed was back")
             time.sleep(_TRADES_S)
+            _until(bronze, demo.is_asked)
+            kept = ", ".join(product for product in PRODUCTS if product != UNKEPT)
+            output.line(f"history  asked for what is missing; the exchange has kept {kept} alone")
         _end(feed)
         where = "a real broker" if kafka else "embedded: no server, no JVM"
         output.line(f"kafka    {demo.bootstrap} ({where})")
@@ -172,6 +195,8 @@ def _tell(
     problems += [f"the audit of {a.stream}: {finding}" for a in audits.values() for finding in a.findings]
     if not any(a.missing for a in found):
         problems.append("no trade was missing: nothing is shown of what an outage does")
+    if not any(a.fetched for a in found):
+        problems.append("nothing came from the exchange's history: nothing is shown of that")
     output.line()
     output.table("", _COLUMNS, [_row(a) for a in found])
     output.line()
@@ -182,8 +207,9 @@ def _tell(
         output.line(f"NOT SHOWN: {problem}", style="bold red")
     if not problems:
         output.line(
-            f"Of {sum(a.sent for a in found):,} trades {sum(a.rows for a in found):,} are one row each, and"
-            f" {sum(a.missing for a in found):,} are missing: the feed never brought them, and gap records tell each number."
+            f"Of {sum(a.sent for a in found):,} trades {sum(a.rows for a in found):,} are one row each,"
+            f" {sum(a.fetched for a in found):,} of them from the exchange's history;"
+            f" {sum(a.missing for a in found):,} are missing: nobody has them, and a gap record tells each number."
             f" The audit says {audits['trades'].verdict}. In {time.monotonic() - began_s:.1f} s.",
             style="bold green",
         )
@@ -204,7 +230,7 @@ def _tell(
 
 
 def _row(a: Account) -> tuple[object, ...]:
-    counted = (a.sent, a.records, a.rows, a.quarantined, a.missing, a.told)
+    counted = (a.sent, a.records, a.fetched, a.rows, a.quarantined, a.missing, a.told)
     return a.product, *counted, "NO" if a.problems else "yes"
 
 

@@ -5,22 +5,38 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
 
 import attrs
 
-from headrace.testing.servers.exchange import CoinbaseExchange, coinbase_match
+from headrace.testing.servers.exchange import Answer, CoinbaseExchange, coinbase_match
 
 PRODUCTS = {"BTC-USD": 6_180_030, "ETH-USD": 241_250}
 """What is traded, and its first price in cents."""
+
+UNKEPT = "ETH-USD"
+"""Of this one the exchange has no history."""
 
 _TURN_S = 0.01
 _BEAT_TURNS = 50
 _END_S = 30.0
 _REFUSALS = 10_000
 _UNAVAILABLE = 503
+
+
+class Market(CoinbaseExchange):
+    """An exchange that keeps what it has sent of one product, and forgets the other one."""
+
+    def __init__(self) -> None:
+        super().__init__(products=list(PRODUCTS), keeps=True, page=100)
+
+    def answer(self, path: str, query: Mapping[str, str], headers: Mapping[str, str], kept: int) -> Answer:
+        if UNKEPT in path:
+            return Answer(404, {"message": "NotFound"})
+        return super().answer(path, query, headers, kept)
 
 
 @attrs.define(kw_only=True, eq=False)
