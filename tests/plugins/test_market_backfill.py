@@ -34,7 +34,7 @@ from headrace.registry import Registry
 from headrace.rows import row
 from headrace.testing.servers.exchange import AlpacaExchange, CoinbaseExchange, alpaca_trade, coinbase_match
 
-QUIET = {"ping_every_s": 1e9, "backfill_reach_s": 0.0}
+QUIET = {"ping_every_s": 1e9, "subscribe_timeout_s": 1e9, "backfill_reach_s": 0.0}
 """The clock is turned much: no connection is lost for that. And only the outage is fetched."""
 
 
@@ -128,7 +128,7 @@ def test_an_outage_is_filled(coinbase: CoinbaseExchange, follow):
     answered = b'"trade_id":19,"side":"sell","size":"985","price":"0.00001305","time":"2026-01-02T15:00:00.019000Z"}'
     assert b'{"type":"match","product_id":"BTC-USD",' + answered == records[0].value
     assert "0" == typed(CoinbaseTrade, records[0])["sequence"]
-    assert 8 == len(coinbase.asked)  # five in vain
+    assert 8 <= len(coinbase.asked) <= 10  # five in vain
     assert all("limit=1000&after=" in asked for asked in coinbase.asked)
 
 
@@ -141,7 +141,8 @@ def test_what_history_lacks_stays_missing(coinbase: CoinbaseExchange, follow):
     assert ("partly: 2 are not in the history", 3, 2, False) == tuple(
         found[n] for n in ("backfill", "backfilled", "missing", "filled")
     )
-    assert (3, 6) == (len(backfilled(following)), len(coinbase.asked))
+    assert 3 == len(backfilled(following))
+    assert 6 <= len(coinbase.asked) <= 8
 
 
 def test_late_history(coinbase: CoinbaseExchange, follow):
@@ -179,14 +180,16 @@ def test_the_feed_goes_first(coinbase: CoinbaseExchange, follow):
     outage(following, coinbase, range(4, 104), 104)
     following.source.move(dict.fromkeys(following.source._kinds.values()))  # the pipeline has no memory left
     backlog = following.source._backlog
-    for _ in range(100):
+    waited(following, lambda: backlog.held_bytes > 3_000)
+    for _ in range(50):
         following.clock.pass_s(1)
         following.poll(0.005)
-    assert 3_000 < backlog.held_bytes < 6_000
-    assert len(coinbase.asked) < 4
+    assert backlog.held_bytes < 6_000
+    assert len(coinbase.asked) < 5
     following.source.move({p: Start(n, None, 1) for p, n in following.source._next.items()})
     waited(following, lambda: following.store() or lost(following)["filled"])
-    assert (100, 10) == (len(backfilled(following)), len(coinbase.asked))
+    assert 100 == len(backfilled(following))
+    assert 10 <= len(coinbase.asked) <= 12
 
 
 # ---- by time --------------------------------------------------------------------------------------------------
@@ -290,6 +293,15 @@ def test_no_object_is_spliced(value: bytes):
 # ---- in a lake ------------------------------------------------------------------------------------------------
 
 
+@contextmanager
+def away(exchange: CoinbaseExchange) -> Iterator[None]:
+    """Nobody is connected while the block runs, however often somebody tries."""
+    exchange.refuses = [503] * 10_000
+    exchange.drop()
+    yield
+    exchange.refuses = []
+
+
 def run_with_outage(exchange: CoinbaseExchange, lake: Path) -> None:
     """Follow it into a lake, with an outage of the trades 4 to 28, until the gap's record says what came of it."""
     source = FeedSource(
@@ -301,9 +313,9 @@ def run_with_outage(exchange: CoinbaseExchange, lake: Path) -> None:
         exchange.wait_for_clients()
         exchange.publish(*(coinbase_match(n) for n in (1, 2, 3)))
         until(lambda: source._supervisor.gaps._numbers.get("BTC-USD") == 3)
-        exchange.drop()
-        exchange.publish(*(coinbase_match(n) for n in range(4, 29)))
-        exchange.last.clear()
+        with away(exchange):
+            exchange.publish(*(coinbase_match(n) for n in range(4, 29)))
+            exchange.last.clear()
         exchange.wait_for_clients()
         exchange.publish(*(coinbase_match(n) for n in range(29, 40)))
         until(lambda: any(g["cause"] == "broken off" and g["backfill"] for g in values(lake, "coinbase.gaps")))
@@ -362,8 +374,8 @@ def test_killed_in_the_middle(tmp_path: Path):
             sent(*range(1, 21))
             until(lambda: len(values(tmp_path / "lake", "coinbase.trades")) >= 20)
             exchange.faults = ["", "", "hold"]
-            exchange.drop()
-            sent(*range(21, 61))
+            with away(exchange):
+                sent(*range(21, 61))
             exchange.wait_for_clients()
             sent(61)
             until(lambda: len(values(tmp_path / "lake", "coinbase.trades")) >= 31)

@@ -30,7 +30,7 @@ from headrace.registry import Registry
 _EACH_S = 200
 _TRADES_S = 1.5
 _AWAY_S = 0.8
-_END_S = 30.0
+_END_S = 60.0
 _TICK_S = 0.02
 _CONTRACTS: dict[str, type] = {"trades": CoinbaseTrade, "gaps": Gap}
 _COLUMNS = (
