@@ -100,7 +100,7 @@ class Airflow:
             )
         self._sessions.append(started.pid)
         if not command:
-            until(self._healthy, "Airflow is up")
+            until(self._healthy, "Airflow is up", 600)
             self._token = self.login()
         return started.pid
 
@@ -135,7 +135,11 @@ class Airflow:
         return [args for session in self._sessions for args in processes(session).values()]
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
