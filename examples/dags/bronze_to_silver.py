@@ -22,7 +22,7 @@ from headrace.airflow import must_be_complete, uri
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,  # a run loads whatever is lacking: there is nothing to catch up by hand
     max_active_runs=1,  # a second run would find the first one's work and wait for its lock; correct, and of no use
-    dagrun_timeout=timedelta(hours=2),  # longer than a task may take with all its retries
+    dagrun_timeout=timedelta(hours=2),  # four attempts at a load; what is cut off, the next run goes on with
     default_args=RETRIES,
     params={"warehouses": Param(WAREHOUSES, type="array", description="Connections of the warehouses to load.")},
     tags=["headrace"],
@@ -31,8 +31,8 @@ from headrace.airflow import must_be_complete, uri
 def bronze_to_silver():
     @task(execution_timeout=timedelta(minutes=10))  # a LIST for each partition and a look into the ledger
     def find_work() -> list[dict[str, str]]:
-        """Return the targets that lack something."""
-        from headrace import Chain, Line, Partition, Registry
+        """Return the targets that lack something, or cannot be asked: a warehouse that is away keeps no other from its load."""
+        from headrace import Chain, Line, Partition, Registry, TransientError
         from headrace.contract import load_contract
 
         registry, lacking = Registry.discover(), []
@@ -42,7 +42,10 @@ def bronze_to_silver():
                 chain = Chain.open(store, stream)
                 loader = registry.loader(uri(warehouse, {"table": stream}), load_contract(contract))
                 lines = [Line(chain.dataset.id, Partition(stream, n), loader.target) for n in chain.partitions()]
-                positions = loader.positions(lines)
+                try:
+                    positions = loader.positions(lines)
+                except TransientError:
+                    positions = dict.fromkeys(lines)  # its load tries for ten minutes, and says what is wrong
                 loader.close()
                 if any(next(chain.objects(line.partition.number, positions[line] or 0), None) for line in lines):
                     lacking.append({"stream": stream, "warehouse": warehouse})
@@ -80,7 +83,7 @@ def bronze_to_silver():
         return "complete"
 
     # One task rings, when all is done: of the events of a mapped task five of six reached no run. It rings after every run,
-    # because a run that dies between a load and this task is followed by one that finds nothing to do.
+    # because a run that dies between a load and this task is followed by one that finds nothing to do. It writes one event.
     @task(outlets=[SILVER_SOUND], execution_timeout=timedelta(minutes=1))
     def publish() -> None:
         """Say that silver is sound."""

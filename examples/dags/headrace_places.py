@@ -47,10 +47,11 @@ BARS_SOUND = Asset("headrace_bars_sound")
 RETRIES: dict[str, Any] = {
     # a process that is killed is run again; three times, so that one night of trouble is outlived and not more
     "retries": 3,
+    # ten seconds, twenty, forty: what passes soon is not waited for, and a service that comes up again is not run over
     "retry_delay": timedelta(seconds=10),
     "retry_exponential_backoff": 2.0,
     "max_retry_delay": timedelta(minutes=5),
-    # headrace tries what does not answer by itself, for ten minutes; what is left of such an error may pass
+    # what does not answer may answer later (a load has tried it for ten minutes by itself); data that is wrong stays wrong
     "retry_policy": retry_policy(),
 }
 """Defaults of every task."""

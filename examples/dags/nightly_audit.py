@@ -32,9 +32,13 @@ from headrace.airflow import must_be_complete
     doc_md=__doc__,
 )
 def nightly_audit():
-    # It only reads, and needs a core for each: two at once leave the machine to the loads. Three hours and a retry end before
-    # the DAG's own time does.
-    @task(max_active_tis_per_dagrun=2, execution_timeout=timedelta(hours=3), map_index_template="{{ target_name }}")
+    # It only reads, and needs a core for each: two at once leave the machine to the loads. An attempt that hangs leaves the
+    # next one as long as it had itself, before the DAG's own time is over.
+    @task(
+        max_active_tis_per_dagrun=2,
+        execution_timeout=timedelta(hours=2, minutes=45),
+        map_index_template="{{ target_name }}",
+    )
     def examine(stream: str) -> list[str]:
         """Audit one stream, keep the report, then fail by what it says."""
         import json

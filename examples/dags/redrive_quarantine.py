@@ -17,7 +17,7 @@ from headrace.airflow import must_be_complete, uri
 @dag(
     schedule=None,  # a person mends a contract, and then starts this
     max_active_runs=1,  # two would only wait for each other
-    dagrun_timeout=timedelta(hours=4),
+    dagrun_timeout=timedelta(hours=4),  # all of its tasks once; a person looks on, and starts it again
     default_args=RETRIES,
     params={
         "stream": Param(next(iter(STREAMS)), enum=list(STREAMS)),
@@ -40,14 +40,14 @@ def redrive_quarantine():
         selection = Selection(stream=params["stream"], column=params["column"], reason=params["reason"])
         return Redrive(loader=loader, selection=selection)
 
-    @task(execution_timeout=timedelta(hours=1))
+    @task(execution_timeout=timedelta(hours=1))  # it types what redrive types, and writes nothing
     def forecast() -> list[dict[str, str | int]]:
         """Type every selected record, and say what comes of it; nothing is written."""
         import attrs
 
         return [attrs.asdict(each) for each in run_of(get_current_context()["params"]).plan()]
 
-    @task.short_circuit(ignore_downstream_trigger_rules=True)
+    @task.short_circuit(ignore_downstream_trigger_rules=True)  # it looks at a parameter: no time-out is needed
     def wanted() -> bool:
         """End here where it was only asked."""
         return not get_current_context()["params"]["dry_run"]
@@ -59,7 +59,7 @@ def redrive_quarantine():
         done = run.run()
         return {"tried": run.progress.tried, "inserted": done.inserted, "superseded": done.superseded}
 
-    @task(execution_timeout=timedelta(minutes=30))
+    @task(execution_timeout=timedelta(minutes=30))  # it counts rows, as the gate of bronze_to_silver does
     def check() -> str:
         """Nothing was lost on the way: records = rows + quarantine + superseded, as before."""
         params = get_current_context()["params"]
