@@ -12,7 +12,7 @@ HEAD = """# headrace
 > warehouse (silver: DuckDB, Snowflake), every record exactly once. Each commit to the lake is one create-only PUT, each
 > load one transaction with a ledger in it.
 
-Install it with `pip install 'headrace[kafka,duckdb,cli]'`. Components are named by URIs, such as
+Install it from a checkout with `pip install '.[kafka,duckdb,cli]'`. Components are named by URIs, such as
 `kafka://127.0.0.1:9092/trades?group=bronze` and `file:///lake`. Links are relative to the root of the site.
 """
 
@@ -44,7 +44,8 @@ def _url(path: str) -> str:
 
 
 def _text(path: str) -> str:
-    return re.sub(r"(?s)<!--.*?-->\s*", "", (DOCS / "pages" / path).read_text(encoding="utf-8"))
+    text = (DOCS / "pages" / path).read_text(encoding="utf-8")
+    return re.sub(r"(?sm)<!--.*?-->\s*|^```.*?^```$", "", text)
 
 
 def _title(path: str) -> str:
@@ -54,7 +55,7 @@ def _title(path: str) -> str:
 def _sentence(path: str) -> str:
     """The first sentence of the first paragraph, without links."""
     for paragraph in _text(path).split("\n\n")[1:]:
-        if re.match(r"[A-Za-z`*]", paragraph) and not paragraph.startswith("```"):
+        if re.match(r"[A-Za-z`*]", paragraph):
             plain = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", " ".join(paragraph.split())).replace("**", "")
             return re.split(r"(?<=[.:?])\s(?=[A-Z`0-9])", plain)[0].rstrip(":.") + "."
     return _title(path)
