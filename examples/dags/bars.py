@@ -114,9 +114,8 @@ def bars():
         )
         draft, file = (folder(BARS) / place / f"{day}.parquet" for place in (DRAFTS, ""))
         mine = file.with_suffix(f".{os.getpid()}")
-        shutil.copyfile(
-            draft, mine
-        )  # another attempt may write the draft again; what is looked at is what is put in place
+        # another attempt may write the draft again: what is looked at is what is put in place
+        shutil.copyfile(draft, mine)
         with reading(params["warehouse"]) as silver:
             found = silver.execute(query, {**bounds(day), "file": str(mine), "auctions": auctions(day)}).fetchone()
         minutes, whole, wrong = found

@@ -155,7 +155,7 @@ def test_complete(world: World):
     say(runs, "runs,", states, "task instances")
     assert set(runs) == {"success"}
     assert set(states) <= {"success", "skipped", "removed"}  # of a run that was cleared: there was less to load
-    assert sorted(p.name for p in (world.folder / "files").iterdir()) == ["2013-10-07.parquet"]
+    assert sorted(p.name for p in (world.folder / "files").glob("*.parquet")) == ["2013-10-07.parquet"]
     kept = {str(path.relative_to(world.folder / "reports")) for path in (world.folder / "reports").rglob("*.*")}
     nights = {f"202610{day:02}T023000.{kind}" for day in (1, 2, 3) for kind in ("html", "json")}
     assert {f"{stream}/{w}/{name}" for stream in FULL for w in WAREHOUSES for name in nights} <= kept
