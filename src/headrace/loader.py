@@ -466,7 +466,7 @@ class Loader(ABC):
 
             end: Before this one.
 
-            cells: Also read every column of the contract. False: the contract is not known, and nobody looks at cells.
+            cells: Also read every column that `described` names. False: the contract is not known, and nobody looks at cells.
 
         Raises:
             ConfigError: As for `tally`, and so is SinkUnavailableError.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
 
@@ -27,10 +27,13 @@ class Contracts:
         newest: The loader's: the table is read in its columns.
 
         by_version: All that are known.
+
+        brought: Columns that none of them names and the stream has brought: NULL in rows from before.
     """
 
     newest: Contract
     by_version: Mapping[int, Contract]
+    brought: Sequence[Column] = ()
 
     @classmethod
     def of(cls, audit: Asked) -> Contracts | None:
@@ -48,18 +51,35 @@ class Contracts:
             given[kept.version] = kept
         return cls(newest, given)
 
-    def cells(self, version: int, each: Line) -> list[Cell] | Rejected:
+    def of_table(self, described: Contract) -> Contracts:
+        """Return the same with the columns that the stream has brought to a table."""
+        named = {column.name for column in self.newest.columns}
+        return attrs.evolve(self, brought=[column for column in described.columns if column.name not in named])
+
+    def each(self, version: int, of: Line) -> Iterator[list[Cell] | Rejected]:
+        """What a known version may have made of a line: with what the stream has brought by now, and as it was before."""
+        contract = self.by_version[version]
+        if self.brought:
+            own = {column.name.lower() for column in contract.columns}
+            more = [column for column in self.brought if column.name.lower() not in own]
+            yield self._cells(attrs.evolve(contract, columns=(*contract.columns, *more)), of)
+        yield self._cells(contract, of)
+
+    def _cells(self, contract: Contract, each: Line) -> list[Cell] | Rejected:
         """
-        What a known version makes of a line, in the newest one's columns, its moments as nanoseconds.
+        The cells in the table's columns, moments as nanoseconds.
 
         A column that the version lacks was added since: it is NULL, or what the column's default put there.
         """
-        contract, record = self.by_version[version], each.record
+        record = each.record
         found = row(contract, record.value, key=record.key, timestamp_ms=record.timestamp_ms, offset=record.offset)
         if isinstance(found, Rejected):
             return found
         by_name = {column.name: (column, cell) for column, cell in zip(contract.columns, found, strict=False)}
-        cells: list[Cell] = [_fitted(column, *by_name.get(column.name, (None, None))) for column in self.newest.columns]
+        columns = (*self.newest.columns, *self.brought)
+        cells: list[Cell] = [_fitted(column, *by_name.get(column.name, (None, None))) for column in columns]
+        known = len(self.newest.columns)
+        cells[known:] = [[None, cell] if isinstance(cell, str) else cell for cell in cells[known:]]
         return [*cells, found[-1] if contract.key else "false"] if self.newest.key else cells
 
     def dropped(self, version: int) -> Sequence[str]:

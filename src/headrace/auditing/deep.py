@@ -235,12 +235,15 @@ class Examination:
         ledger = () if tally is None else tally.ledger
         return [row for row in ledger if row.partition == self.partition and row.kind == "redrive"]
 
-    def _redriven(self) -> list[LedgerRow]:
-        """The redrives by now: one may have come since the ledger was read."""
-        loader, tally = self.audit.loader, self.tally
+    def _again(self) -> tuple[Sequence[LedgerRow], Contracts | None]:
+        """Redrives and columns by now: one may have come since the ledger was read."""
+        loader, tally, contracts = self.audit.loader, self.tally, self.contracts
         if loader is None or tally is None:
-            return []
-        return self._redrives(self._asked(lambda: loader.tally(tally.ledger[0].dataset_id, self.partition.stream)))
+            return [], contracts
+        now = self._asked(lambda: loader.tally(tally.ledger[0].dataset_id, self.partition.stream))
+        if contracts is not None:
+            contracts = contracts.of_table(self._asked(loader.described))
+        return self._redrives(now), contracts
 
     def _remark(self, load: LedgerRow) -> None:
         known = self.contracts is not None and load.version in self.contracts.by_version
@@ -258,7 +261,7 @@ class Examination:
             line=LedgerLine(tally.ledger[0].dataset_id, self.partition, tally.target),
             keyed=tally.keyed,
             redrives=self._redrives(tally),
-            again=self._redriven,
+            again=self._again,
             asked=self._asked,
             accepted=None if self.newest is None else self.newest.taking(self.partition),
         )

@@ -59,6 +59,7 @@ class Look:
         facts.findings += late(facts)
         facts.findings += unseen(facts)
         facts.remarks += apart(facts)
+        facts.told(self._beside, "lake", "the lake")
         facts.told(self._gaps, "numbers", "the lake")
         if facts.audit.deep and facts.told(self._read, "lake", "the lake"):
             facts.told(self._number, "numbers", "the lake")
@@ -90,6 +91,17 @@ class Look:
         else:
             evidence = f"{facts.audit.store.place} has no stream {facts.root!r}"
             facts.find("unknown", "pin", evidence, "check the lake and the name")
+
+    def _beside(self) -> None:
+        """Who names no epoch may not know that there are several."""
+        facts = self.facts
+        if facts.audit.epoch:
+            return
+        name = facts.root[:-1]
+        found = facts.asked(lambda: folders(facts.audit.store, "", f"{name}~"))
+        if found:
+            epochs = ", ".join(folder[len(name) + 1 :] for folder in found)
+            facts.remarks.append(f"epochs of this stream: {epochs}; each is audited by itself (--epoch)")
 
     # ---- warehouse, lake, log -----------------------------------------------------------------------------
 
@@ -176,6 +188,9 @@ class Look:
 
     def _read(self) -> None:
         facts = self.facts
+        loader = facts.audit.loader
+        if facts.contracts is not None and facts.tally is not None and loader is not None:
+            facts.contracts = facts.contracts.of_table(facts.asked(loader.described))
         numbers = facts.numbers = Numbers(facts.gaps.field if facts.gaps is not None and facts.scope.whole else "")
         facts.deep = examine_all(
             facts.audit,

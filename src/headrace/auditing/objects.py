@@ -132,9 +132,9 @@ def read_pin(store: Store, root: str) -> Pin | None:
     return Pin(fields)
 
 
-def folders(store: Store, root: str) -> list[str]:
-    """List the folders of partitions, ``"partition=0"``: one LIST each."""
-    prefix, found, after = f"{root}partition=", [], ""
+def folders(store: Store, root: str, begin: str = "partition=") -> list[str]:
+    """List the folders whose names begin with something, ``"partition=0"``: one LIST each."""
+    prefix, found, after = f"{root}{begin}", [], ""
     while objects := store.list(prefix, after).objects:
         folder = objects[0].key[len(root) :].partition("/")[0]
         found.append(folder)

@@ -37,7 +37,7 @@ class RowComparison:
 
         redrives: The ledger's, of this partition: a record that left quarantine was typed by their version.
 
-        again: Asks for these anew.
+        again: Asks anew for these, and for what the table's columns are.
 
         accepted: Called with each record that is not in quarantine, and with its cells.
     """
@@ -48,7 +48,7 @@ class RowComparison:
     keyed: bool
     asked: Callable[[Callable[[], Stored]], Stored]
     redrives: Sequence[LedgerRow]
-    again: Callable[[], Sequence[LedgerRow]]
+    again: Callable[[], tuple[Sequence[LedgerRow], Contracts | None]]
     accepted: Callable[[Line, Sequence[Cell]], object] | None = None
     findings: list[AuditFinding] = attrs.field(factory=list, init=False)
     _held: list[tuple[Line, LedgerRow]] = attrs.field(factory=list, init=False)
@@ -87,7 +87,8 @@ class RowComparison:
         stored = self._stored(start, end)
         found = list(self._differences(held, stored))
         if found:  # a redrive may have come between two statements: what is wrong is so still
-            stored, self.redrives = self._stored(start, end), self.again()
+            stored = self._stored(start, end)
+            self.redrives, self.contracts = self.again()
             found = list(self._differences(held, stored))
         self.findings += found
         if self.accepted is not None:
@@ -156,7 +157,7 @@ class RowComparison:
             evidence = f"it is a row, and the contract refuses it: {first.column} {first.reason}".replace("  ", " ")
             yield self._found("changed", "rows", offset, evidence)
             return
-        names = [c.name for c in self.contracts.newest.columns] + ["_deleted"]
+        names = [c.name for c in (*self.contracts.newest.columns, *self.contracts.brought)] + ["_deleted"]
         wrong = [n for n, a, b in zip(names, first, there.cells, strict=False) if not fits(a, b)]
         yield self._found("changed", "rows", offset, f"{', '.join(wrong)}: not what the contract makes of the line")
 
@@ -168,9 +169,8 @@ class RowComparison:
         """What each known version makes of a line, the load's first."""
         if self.contracts is not None:
             known = self._versions(load) & set(self.contracts.by_version)
-            yield from (
-                self.contracts.cells(version, each) for version in sorted(known, key=lambda v: (v != load.version, v))
-            )
+            for version in sorted(known, key=lambda v: (v != load.version, v)):
+                yield from self.contracts.each(version, each)
 
     def _cells(self, each: Line, load: LedgerRow) -> Sequence[Cell] | None:
         return next((cells for cells in self._typed(each, load) if not isinstance(cells, Rejected)), None)

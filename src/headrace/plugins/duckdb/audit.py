@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import duckdb
 
 _LINES = "dataset = $dataset AND stream = $stream AND target = $target"
+_HERE = "schema_name = current_schema() AND database_name = current_database()"
 _PLACE = "_dataset = $dataset AND _stream = $stream"
 _RANGE = f"{_PLACE} AND _partition = $number AND _offset >= $start AND _offset < $end"
 
@@ -23,10 +24,12 @@ def tally(
 ) -> Tally | None:
     """Count in one transaction; None where there is no such target."""
     names = {target, f"{target}_quarantine", "headrace_ledger"}
-    there = connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()
+    there = connection.execute(f"SELECT table_name FROM duckdb_tables() WHERE {_HERE}").fetchall()
     if not names <= {name for (name,) in there}:
         return None
-    columns = connection.execute("SELECT column_name FROM duckdb_columns() WHERE table_name = ?", [target]).fetchall()
+    columns = connection.execute(
+        f"SELECT column_name FROM duckdb_columns() WHERE table_name = ? AND {_HERE}", [target]
+    ).fetchall()
     connection.execute("BEGIN")
     try:
         return _tally(connection, target, key, {"dataset": dataset, "stream": stream}, keyed=("_deleted",) in columns)

@@ -269,8 +269,8 @@ class DuckDBLoader(Loader):
             return tally(connection, self.target, self._contract.key, dataset_id, stream)
 
     def stored(self, line: Line, start: int, end: int, *, cells: bool = True) -> Stored:
-        contract = Contract.of(self.contract) if cells else None
         with self._opened() as connection:
+            contract = evolved(connection, self.target, Contract.of(self.contract)) if cells else None
             return stored(connection, self.target, contract, (line.dataset_id, line.partition), start, end)
 
     def check(self) -> Iterator[Finding]:

@@ -23,13 +23,15 @@ def tally(session: Session, tables: Tables, key: Sequence[str], dataset: str, st
     """
     Count between two looks at the ledger that say the same: each statement of the service sees what is committed by then.
 
+    Of all streams that are loaded into the table: what it holds of them is counted too.
+
     Raises:
         SinkUnavailableError: The table was loaded all the time.
     """
     for _ in range(_ATTEMPTS):
-        before = _ledger(session, tables, dataset, stream)
-        found = _tally(session, tables, key, before, (dataset, stream))
-        if _ledger(session, tables, dataset, stream) == before:
+        before = _ledger(session, tables, dataset, stream), _sums(session, tables)
+        found = _tally(session, tables, key, *before, (dataset, stream))
+        if (_ledger(session, tables, dataset, stream), _sums(session, tables)) == before:
             return found
     raise SinkUnavailableError(f"{tables.target} was loaded all the time; ask again")
 
@@ -43,6 +45,17 @@ def _ledger(session: Session, tables: Tables, dataset: str, stream: str) -> list
     return [_row(dataset, stream, *row) for row in found]
 
 
+def _sums(session: Session, tables: Tables) -> tuple[int, int, int]:
+    """Over all of the target: rows, rejected records, and how many rows the ledger has."""
+    [found] = session.execute(
+        "SELECT COALESCE(SUM(INSERTED), 0) AS I, COALESCE(SUM(REJECTED), 0) AS R, COUNT(*) AS N"
+        f" FROM {tables.ledger} WHERE TARGET = %s",
+        tables.target,
+    )
+    inserted, rejected, count = map(int, found)
+    return inserted, rejected, count
+
+
 def _row(dataset: str, stream: str, number: int, kind: str, *rest: Any) -> LedgerRow:
     start, end, records, inserted, superseded, rejected = map(int, rest[:6])
     digest, version = rest[6:]
@@ -51,17 +64,18 @@ def _row(dataset: str, stream: str, number: int, kind: str, *rest: Any) -> Ledge
 
 
 def _tally(
-    session: Session, tables: Tables, key: Sequence[str], ledger: list[LedgerRow], place: tuple[str, str]
+    session: Session,
+    tables: Tables,
+    key: Sequence[str],
+    ledger: list[LedgerRow],
+    sums: tuple[int, int, int],
+    place: tuple[str, str],
 ) -> Tally:
     places = "_DATASET, _STREAM, _PARTITION, _OFFSET"
     twice = f"(SELECT {places} FROM {tables.rows} INTERSECT SELECT {places} FROM {tables.quarantine})"
     here, there = (_by_range(session, tables, table, place) for table in (tables.rows, tables.quarantine))
     both = _by_range(session, tables, twice, place)
     keyed = any(column[0] == "_DELETED" for column in session.execute(f"DESC TABLE {tables.rows}"))
-    sums = session.execute(
-        f"SELECT COALESCE(SUM(INSERTED), 0) AS I, COALESCE(SUM(REJECTED), 0) AS R FROM {tables.ledger} WHERE TARGET = %s",
-        tables.target,
-    )[0]
     return Tally(
         tables.target,
         keyed,
@@ -69,8 +83,8 @@ def _tally(
         strays(here, there, place[1]),
         _number(session, f"SELECT COUNT(*) AS N FROM {tables.rows}"),
         _number(session, f"SELECT COUNT(*) AS N FROM {tables.quarantine}"),
-        int(sums[0]),
-        int(sums[1]),
+        sums[0],
+        sums[1],
         doubled_keys=_doubled(session, tables, key),
         of=by_partition(here, place[1]),
         refused=by_partition(there, place[1]),

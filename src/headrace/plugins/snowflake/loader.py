@@ -296,8 +296,9 @@ class SnowflakeLoader(Loader):
             return tally(session, self._tables, key, dataset_id, stream) if all(there) else None
 
     def stored(self, line: Line, start: int, end: int, *, cells: bool = True) -> Stored:
-        contract = Contract.of(self.contract) if cells else None
         with self._connected(make=False) as session:
+            making = self._making(session)
+            contract = making.kept(making.there()).contract if cells else None
             return stored(session, self._tables, contract, (line.dataset_id, line.partition), start, end)
 
     def current(self) -> str:
