@@ -47,9 +47,12 @@ CONTRASTS = """
 
 FOCUSED = """
 (() => { const e = document.activeElement;
-  return [[...document.querySelectorAll("*")].indexOf(e), getComputedStyle(e).outlineStyle, e.getBoundingClientRect().left >= 0];
+  return [[...document.querySelectorAll("*")].indexOf(e), getComputedStyle(e).outlineStyle, e.getBoundingClientRect().left >= 0,
+    e.matches('a[href], [tabindex="0"]')];
 })()
 """
+
+ACTED_UPON = "document.querySelectorAll('a[href], [tabindex=\"0\"]').length"
 
 
 @attrs.frozen
@@ -83,6 +86,40 @@ def fetched(page: Page) -> list[str]:
 
 def complaints(page: Page) -> list[object]:
     return [about for name, about in page.events if name in ("Runtime.exceptionThrown", "Log.entryAdded")]
+
+
+def opened(pages: Pages, folder: Path, body: str):
+    (folder / "other.html").write_text(f"<!doctype html><html lang='en'><title>other</title>{body}", encoding="utf-8")
+    return pages.browser.page(f"file://{folder}/other.html")
+
+
+def by_keyboard(page: Page) -> list[str]:
+    """Press Tab once for each thing that can be acted upon; say what is wrong with the way that is gone."""
+    places = []
+    for _ in range(page.evaluate(ACTED_UPON)):
+        page.press("Tab", 9)
+        places.append(page.evaluate(FOCUSED))
+    order = [place for place, *_ in places]
+    wrong = []
+    if len(set(order)) < len(order) or not all(can for *_, can in places):
+        wrong.append("not reached")
+    elif order != sorted(order):
+        wrong.append("out of order")
+    if not all(outline != "none" and inside for _, outline, inside, can in places if can):
+        wrong.append("not seen")
+    return wrong
+
+
+def aloud(page: Page) -> list[tuple[str, str]]:
+    """What a screen reader is given: roles and names."""
+    nodes = [n for n in page.call("Accessibility.getFullAXTree")["nodes"] if not n["ignored"]]
+    found = [(n["role"]["value"], n.get("name", {}).get("value", "").strip()) for n in nodes if "role" in n]
+    return [({"img": "image"}.get(role, role), name) for role, name in found]
+
+
+def nameless(found: list[tuple[str, str]]) -> list[str]:
+    """Roles that somebody must be told the name of, and is not."""
+    return [role for role, name in found if role in ("heading", "region", "image", "link") and not name]
 
 
 def test_it_fetches_nothing(pages: Pages):
@@ -139,24 +176,41 @@ def test_it_is_printed(pages: Pages):
 def test_it_goes_by_keyboard(pages: Pages):
     """Tab goes through all that can be acted upon, in the order of the page, and where one is can be seen."""
     with pages.open() as page:
-        wanted = page.evaluate("document.querySelectorAll('a[href], [tabindex=\"0\"]').length")
-        places = []
-        for _ in range(wanted):
-            page.press("Tab", 9)
-            places.append(page.evaluate(FOCUSED))
-        assert wanted > 1
-        assert [place for place, *_ in places] == sorted({place for place, *_ in places})
-        assert all(outline != "none" and inside for _, outline, inside in places)
+        assert page.evaluate(ACTED_UPON) > 1
+        assert [] == by_keyboard(page)
 
 
 def test_it_is_read_aloud(pages: Pages):
     """What a screen reader is given: the heading, regions, pictures and tables, each with a name."""
     with pages.open() as page:
-        nodes = [n for n in page.call("Accessibility.getFullAXTree")["nodes"] if not n["ignored"]]
-    found = [(n["role"]["value"], n.get("name", {}).get("value", "")) for n in nodes if "role" in n]
+        found = aloud(page)
     roles = {role for role, _ in found}
-    assert {"heading", "region", "table", "columnheader", "rowheader", "image", "link", "main"} <= roles | {
-        {"img": "image"}.get(role, role) for role in roles
-    }
+    assert {"heading", "region", "table", "columnheader", "rowheader", "image", "link", "main"} <= roles
     assert ("heading", "Not complete: 1 finding") in found
-    assert all(name for role, name in found if role in ("heading", "region", "image", "img", "link"))
+    assert [] == nameless(found)
+
+
+@pytest.mark.parametrize(
+    ("body", "wrong"),
+    [
+        ("<a href='#a'>one</a><a href='#b'>two</a>", []),
+        ("<a href='#a'>one</a><a href='#b' tabindex='1'>two</a>", ["out of order"]),
+        ("<a href='#a'>one</a><a href='#b' tabindex='-1'>two</a>", ["not reached"]),
+        ("<style>a:focus { outline: none }</style><a href='#a'>one</a><a href='#b'>two</a>", ["not seen"]),
+        ("<a href='#a'>one</a><a href='#b' style='position: absolute; left: -999px'>two</a>", ["not seen"]),
+    ],
+)
+def test_a_page_that_does_not_go_by_keyboard_is_noticed(pages: Pages, tmp_path: Path, body: str, wrong: list[str]):
+    """The negative control: another order, a link that is passed over, and one of which nobody sees that he is on it."""
+    with opened(pages, tmp_path, body) as page:
+        assert wrong == by_keyboard(page)
+
+
+def test_a_page_that_is_not_read_aloud_is_noticed(pages: Pages, tmp_path: Path):
+    """The negative control: a picture, a link and a region without a name, and a table that is none to a screen reader."""
+    body = "<h1>Title</h1><img src='data:,' width=9 height=9><a href='#a'></a><section aria-label=' '>x</section>"
+    table = "<table role='presentation'><tr><td>1</td></tr></table>"
+    with opened(pages, tmp_path, body + table) as page:
+        found = aloud(page)
+    assert {"image", "link"} == set(nameless(found))
+    assert not {"table", "rowheader", "columnheader", "main", "region"} & {role for role, _ in found}
