@@ -1,8 +1,9 @@
 """
 Puts code into pages: ``python tests/snippets.py docs/pages/plugins.md`` fills the block behind each marker anew.
 
-A marker is ``<!-- code: FILE -->`` for a whole file, ``<!-- code: FILE NAME -->`` for a function, class or ``Class.method``. A
-test compares, so that what a page shows is what is tested.
+A marker is ``<!-- code: FILE -->`` for a whole file, ``<!-- code: FILE NAME -->`` for a function, class, constant or
+``Class.method``; ``Class.fields`` is a class down to its first method. A test compares, so that what a page shows is what is
+tested.
 """
 
 from __future__ import annotations
@@ -27,11 +28,21 @@ def code(file: str, names: str | None) -> str:
 
 def definition(text: str, name: str) -> str:
     body: list[ast.stmt] = ast.parse(text).body
-    for part in name.split("."):
-        (node,) = (n for n in body if isinstance(n, ast.ClassDef | ast.FunctionDef) and n.name == part)
-        body = node.body
-    first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
-    return textwrap.dedent("\n".join(text.splitlines()[first - 1 : node.end_lineno]))
+    whole = name.removesuffix(".fields")
+    for part in whole.split("."):
+        (node,) = (n for n in body if _name(n) == part)
+        body = getattr(node, "body", [])
+    first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
+    last = node.end_lineno
+    if whole != name:
+        last = max(n.end_lineno or 0 for n in body if isinstance(n, ast.AnnAssign))
+    return textwrap.dedent("\n".join(text.splitlines()[first - 1 : last]))
+
+
+def _name(node: ast.stmt) -> str:
+    if isinstance(node, ast.Assign):
+        return getattr(node.targets[0], "id", "")
+    return getattr(node, "name", "")
 
 
 def filled(page: str) -> str:

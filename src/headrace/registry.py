@@ -124,7 +124,11 @@ class Registry:
         return cast("Loader", self.make("loader", uri, contract=contract))
 
     def ledger(self, uri: str | URI) -> Loader:
-        """Make a loader of which only `positions` and `check` are asked: what a row is does not matter. Errors as for `make`."""
+        """
+        Make a loader that is asked nothing that a contract decides: positions, quarantine, counts. Errors as for `make`.
+
+        Its contract is a class with one column that no table has.
+        """
         from headrace.contract import contract  # noqa: PLC0415 - its imports are not needed by others
 
         @contract(version=1)
