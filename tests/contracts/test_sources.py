@@ -15,14 +15,16 @@ import pytest
 from confluent_kafka import Producer
 
 from headrace.demo.broker import embedded_broker
+from headrace.errors import SourceUnavailableError
 from headrace.plugins.jsonl.source import JsonlSource
 from headrace.plugins.kafka.source import KafkaSource
 from headrace.plugins.lake.local import FileStore
 from headrace.plugins.lake.sink import LakeSink
 from headrace.plugins.lake.source import LakeSource
-from headrace.records import Batch, Extent, Identity, Partition, Record
-from headrace.source import Source
+from headrace.records import Batch, Event, Extent, Identity, Partition, Record
+from headrace.source import Owner, Source
 from headrace.testing.contracts.audited_source import AuditedSourceContract
+from headrace.testing.contracts.crash import SourceCrashContract
 from headrace.testing.contracts.reader import Reader
 from headrace.testing.contracts.source import (
     GroupSourceContract,
@@ -31,6 +33,7 @@ from headrace.testing.contracts.source import (
     RetentionSourceContract,
 )
 from headrace.testing.contracts.values import LINES
+from headrace.testing.faults import Gate, nothing_fails
 from headrace.testing.log import MemoryLog
 from headrace.testing.source import MemorySource
 from headrace.testing.store import MemoryStore
@@ -60,6 +63,34 @@ class InMemory:
 
     def open(self) -> Source:
         return MemorySource(log=self.memory, chunk=10)
+
+
+@attrs.define(kw_only=True, eq=False)
+class Asking(MemorySource):
+    """One that asks a gate before each poll."""
+
+    gate: Gate
+
+    def poll(self, owner: Owner, timeout_s: float) -> Sequence[Event]:
+        if self.gate("poll") != "do":
+            raise SourceUnavailableError("nothing was lost")
+        return super().poll(owner, timeout_s)
+
+
+@attrs.define
+class Asked(InMemory):
+    gate: Gate = nothing_fails
+
+    def open(self) -> Source:
+        return Asking(log=self.memory, chunk=10, gate=self.gate)
+
+
+class TestPartitionsThatEndEarlier(SourceCrashContract):
+    """The ends of those that are empty are no ends of the one that is read."""
+
+    @pytest.fixture
+    def make_log(self) -> Callable[[Gate], Log]:
+        return lambda gate: Asked(gate=gate)
 
 
 class TestMemorySource(AuditedSourceContract, GrowingSourceContract, GroupSourceContract, RetentionSourceContract):
@@ -270,6 +301,7 @@ import attrs
 import pytest
 from headrace.records import *
 from headrace.testing.contracts.audited_source import AuditedSourceContract
+from headrace.testing.contracts.crash import SourceCrashContract
 from headrace.testing.contracts.source import GroupSourceContract, GrowingSourceContract, RetentionSourceContract
 from headrace.testing.log import MemoryLog
 from headrace.testing.source import MemorySource

@@ -230,7 +230,9 @@ class SourceCrashContract:
             reader = Reader(log.open(), begin_at, poll_s=0.001)
             done = _to_the_end(reader, partition, point)
             read += reader.records(partition) if partition in reader.owned else []
-            ends += [e.position for e in reader.events if isinstance(e, Reached) and e.at_end and e.partition == partition]
+            ends += [
+                e.position for e in reader.events if isinstance(e, Reached) and e.at_end and e.partition == partition
+            ]
             reader.source.close()
         assert [record.value for record in read] == values, point.asked
         assert min(ends) > read[-1].offset, f"an end was said where there was none: {ends}, {point.asked}"

@@ -48,10 +48,10 @@ HEADERS: tuple[Headers, ...] = (
 """Headers of records: names repeat, values are None, empty, or no text."""
 
 
-def hostile_records(start: int = 0, values: Sequence[bytes | None] = VALUES) -> Iterator[Record]:
-    """Yield a record of every hostile value, with keys, headers and timestamps in turns, and holes between the offsets."""
+def hostile_records(start: int = 0, values: Sequence[bytes | None] | None = None) -> Iterator[Record]:
+    """Yield a record of every hostile value (`VALUES`), with keys, headers and timestamps in turns, and holes between offsets."""
     kinds: tuple[TimestampType, ...] = ("create", "append", "none")
-    for n, value in enumerate(values):
+    for n, value in enumerate(VALUES if values is None else values):
         yield Record(
             offset=start + n + n // 4,
             timestamp_ms=-1 if n % 3 == 2 else 10**n % 10**15,
