@@ -62,7 +62,7 @@ def check_python(text: str) -> None:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ours:
             names = {k.arg for k in node.keywords if k.arg is not None}
-            parameters = inspect.signature(ours[node.func.id]).parameters
+            parameters = inspect.signature(ours[node.func.id]).parameters if names else {}
             assert set() == names - set(parameters), f"{node.func.id} has no such parameter"
         elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in ours:
             thing = ours[node.value.id]
