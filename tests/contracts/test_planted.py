@@ -21,11 +21,12 @@ import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from headrace.errors import CommitUnknownError, HeadraceError
+from headrace.errors import CommitUnknownError, HeadraceError, SourceUnavailableError
 from headrace.plugins.lake.sink import LakeSink
 from headrace.plugins.lake.source import LakeSource
 from headrace.records import Batch, Extent, Hint, Identity, Partition, Reached, Start
 from headrace.store import Page
+from headrace.tally import Stored
 from headrace.testing import (
     Gate,
     GatedStore,
@@ -100,6 +101,19 @@ def crash(loader: type[MemoryLoader]) -> None:
     """Each I/O of a load and a redrive fails, in each way."""
     for way in WAYS:
         LoaderCrashContract().test_every_io_of_a_load_and_a_redrive(lambda gate: MemoryWarehouse(gate, loader), way)
+
+
+def audit_crash(loader: type[MemoryLoader]) -> None:
+    """Each I/O of what an audit asks fails."""
+    LoaderCrashContract().test_every_io_of_an_audit(lambda gate: MemoryWarehouse(gate, loader), WAYS[0])
+
+
+class TakesFailureForNoRows(MemoryLoader):
+    def stored(self, line, start, end, *, cells=True):
+        try:
+            return super().stored(line, start, end, cells=cells)
+        except HeadraceError:
+            return Stored([], [])
 
 
 ROUNDS = 6
@@ -348,6 +362,49 @@ class TakesFailureForTheEnd(LakeSource):
             return super().poll(owner, timeout_s)
         except HeadraceError:
             return [Reached(p, c.assignment, c.position, at_end=True) for p, c in self._cursors.items()]
+
+
+@attrs.define(kw_only=True, eq=False)
+class Asking(MemorySource):
+    """Asks before each record that it reads again."""
+
+    gate: Gate
+
+    def reread(self, partition, start, end, *, aborted=False):
+        for batch in super().reread(partition, start, end, aborted=aborted):
+            if self.gate("FETCH") != "do":
+                raise SourceUnavailableError("no answer")
+            yield batch
+
+
+class EndsWhereItFails(Asking):
+    def reread(self, partition, start, end, *, aborted=False):
+        with contextlib.suppress(HeadraceError):
+            yield from super().reread(partition, start, end, aborted=aborted)
+
+
+@attrs.define
+class Kept:
+    """A log in memory, whose sources ask a gate."""
+
+    gate: Gate
+    source: type[Asking]
+    stream: str = "log"
+    partitions: int = 1
+    memory: MemoryLog = attrs.field(factory=MemoryLog)
+
+    def append(self, number, records):
+        for record in records:
+            self.memory.produce(record.value)
+
+    def open(self):
+        return self.source(log=self.memory, gate=self.gate)
+
+
+def reread_crash(source: type[Asking]) -> None:
+    """Each I/O of reading a range again fails, in each way."""
+    for way in WAYS:
+        SourceCrashContract().test_every_io_of_reading_again(lambda gate: Kept(gate, source), way)
 
 
 class TakesSilenceForYes(GatedStore):
@@ -658,6 +715,24 @@ PLANTED = [
         source_crash,
         LakeSource,
         TakesFailureForTheEnd,
+    ),
+    Planted(
+        "source",
+        "for an audit, a read that fails is taken for the end of the range",
+        "B30",
+        "SourceCrashContract",
+        reread_crash,
+        Asking,
+        EndsWhereItFails,
+    ),
+    Planted(
+        "loader",
+        "for an audit, a read that fails is taken for an empty table",
+        "B30",
+        "LoaderCrashContract",
+        audit_crash,
+        MemoryLoader,
+        TakesFailureForNoRows,
     ),
 ]
 

@@ -218,11 +218,17 @@ class MemoryLoader(Loader):
         return Census(rows, refused, max(0, hidden))
 
     def tally(self, dataset_id: str, stream: str) -> Tally | None:
-        table = self.warehouse.tables.get(self.target)
-        return None if table is None else table.tally(self.target, dataset_id, stream)
+        def count() -> Tally | None:
+            table = self.warehouse.tables.get(self.target)
+            return None if table is None else table.tally(self.target, dataset_id, stream)
+
+        return _Transaction(self.warehouse, self.target).execute("SELECT counts", count)
 
     def stored(self, line: Line, start: int, end: int, *, cells: bool = True) -> Stored:
-        return self.warehouse.table(self.target).stored(line, start, end, self._contract if cells else None)
+        def read() -> Stored:
+            return self.warehouse.table(self.target).stored(line, start, end, self._contract if cells else None)
+
+        return _Transaction(self.warehouse, self.target).execute("SELECT rows", read)
 
     # ---- the transaction: each step is a method, so that a broken one can stand in its place ----------------
 

@@ -14,14 +14,23 @@ from typing import TypeVar
 
 import pytest
 
-from headrace.errors import CommitUnknownError, PositionConflictError, SinkUnavailableError, TransientError
-from headrace.loader import LoadableSegment, Selection
+from headrace.errors import (
+    CommitUnknownError,
+    ConfigError,
+    PositionConflictError,
+    SinkUnavailableError,
+    TransientError,
+)
+from headrace.loader import Line, LoadableSegment, Selection
 from headrace.records import Extent, Identity, Partition, Position, Reached, Record, Start
 from headrace.sink import Draft, Sink
 from headrace.store import Store
+from headrace.tally import Stored, Tally
 from headrace.testing.contracts.loader import (
     BAD,
+    DATASET,
     GOOD,
+    PARTITIONS,
     REDRIVABLE,
     TARGET,
     LenientTick,
@@ -94,13 +103,27 @@ class LoaderCrashContract:
         for point in crash_points(way):
             self._play(make_warehouse(point), point)
 
+    @pytest.mark.parametrize("way", WAYS)
+    def test_every_io_of_an_audit(self, make_warehouse: Callable[[Gate], Warehouse], way: Way) -> None:
+        """What an audit asks fails, or is answered right: a failure is never an empty table."""
+        armed: list[CrashPoint] = []
+        warehouse = make_warehouse(lambda what: armed[-1](what) if armed else "do")
+        _load(warehouse, [segment(n, [GOOD[0][0], BAD[2], GOOD[1][0]]) for n in (0, 3)])
+        answers = set()
+        for number in range(1, ROUNDS):
+            armed.append(point := CrashPoint(number, way))
+            try:
+                asked = [again(point, partial(ask, warehouse), lambda: None, *_RETRIED) for ask in (_tally, _stored)]
+            except ConfigError:
+                return  # `Loader.tally` and `stored` are optional, and say so
+            answers.add(str(asked))
+            assert len(answers) == 1, f"{point.asked}: {answers}"
+            if not point.reached:  # a loader may ask nobody to read
+                return
+
     def _play(self, warehouse: Warehouse, point: CrashPoint) -> None:
         values: list[bytes | None] = [GOOD[0][0], BAD[2], GOOD[1][0], BAD[REDRIVABLE]]
         first, *others = segments = [segment(n, values) for n in (0, 4, 8)]
-
-        def load(wanted: Sequence[LoadableSegment]) -> None:
-            with warehouse.open(Tick, TARGET) as loader:
-                loader.load(wanted)
 
         def redrive() -> None:
             with warehouse.open(LenientTick, TARGET) as loader:
@@ -113,8 +136,8 @@ class LoaderCrashContract:
             assert len(rows) + len(refused) == loaded
             assert not set(rows) & set(refused)
 
-        again(point, partial(load, [first]), partial(look, 0, 4), *_RETRIED)
-        again(point, partial(load, others), partial(look, 4, 12), *_RETRIED)
+        again(point, partial(_load, warehouse, [first]), partial(look, 0, 4), *_RETRIED)
+        again(point, partial(_load, warehouse, others), partial(look, 4, 12), *_RETRIED)
         again(point, redrive, partial(look, 12, 12), *_RETRIED)
         bad = [4 * n + 1 for n in range(3)]
         assert _places(warehouse) == ([n for n in range(12) if n not in bad], bad), point.asked
@@ -219,10 +242,40 @@ class SourceCrashContract:
         for point in crash_points(way):
             self._play(make_log(point), point)
 
-    def _play(self, log: Log, point: CrashPoint) -> None:
+    @pytest.mark.parametrize("way", WAYS)
+    def test_every_io_of_reading_again(self, make_log: Callable[[Gate], Log], way: Way) -> None:
+        """A range that is read again comes whole, or fails behind records that are right: a failure is never the end."""
+        for number in range(1, ROUNDS):
+            point = CrashPoint(number, way)
+            log = make_log(point)
+            values = self._filled(log)
+            partition, seen = Partition(log.stream, 0), list[bytes | None]()
+
+            def ask(log: Log = log, partition: Partition = partition, seen: list[bytes | None] = seen) -> None:
+                seen.clear()
+                with log.open() as source:
+                    for batch in source.reread(partition, 0, source.extents()[partition].end):
+                        seen.extend(record.value for record in batch.records())
+
+            def look(values: Sequence[bytes] = values, seen: list[bytes | None] = seen) -> None:
+                assert seen == values[: len(seen)]
+
+            try:
+                again(point, ask, look, TransientError)
+            except ConfigError:
+                return  # `Source.reread` is optional, and it says so
+            assert seen == values, point.asked
+            if not point.reached:
+                return
+
+    def _filled(self, log: Log) -> list[bytes]:
         values = [b'{"n":%d}' % n for n in range(30)]
         for begin in (0, 10, 20):
             log.append(0, [Record(n, 0, None, values[n]) for n in range(begin, begin + 10)])
+        return values
+
+    def _play(self, log: Log, point: CrashPoint) -> None:
+        values = self._filled(log)
         partition, read, ends = Partition(log.stream, 0), list[Record](), list[int]()
         done = False
         while not done:
@@ -250,6 +303,21 @@ def _to_the_end(reader: Reader, partition: Partition, point: CrashPoint) -> bool
             continue
         return True
     raise AssertionError(f"{_CALLS} polls failed, and only one I/O did: {point.asked}")
+
+
+def _load(warehouse: Warehouse, wanted: Sequence[LoadableSegment]) -> None:
+    with warehouse.open(Tick, TARGET) as loader:
+        loader.load(wanted)
+
+
+def _tally(warehouse: Warehouse) -> Tally | None:
+    with warehouse.open(Tick, TARGET) as loader:
+        return loader.tally(DATASET, PARTITIONS[0].stream)
+
+
+def _stored(warehouse: Warehouse) -> Stored:
+    with warehouse.open(Tick, TARGET) as loader:
+        return loader.stored(Line(DATASET, PARTITIONS[0], TARGET), 0, 6)
 
 
 def _places(warehouse: Warehouse) -> tuple[list[int], list[int]]:
