@@ -46,6 +46,8 @@ CLIENTS = {
     ),
     "s3fs": ("botocore", "headrace.plugins.lake.s3"),
     "websockets": (
+        "headrace.demo.live",
+        "headrace.demo.tape",
         "headrace.plugins.market.alpaca",
         "headrace.plugins.market.coinbase",
         "headrace.plugins.market.connection",
@@ -119,7 +121,7 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
         if isinstance(node, ast.Import):
             imported |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            imported.add(node.module or "")
+            imported |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
     return True if any(name == m or name.startswith(f"{m}.") for name in imported for m in MISSING) else None
 
 
