@@ -92,6 +92,14 @@ def test_stream_into_another_stream_s_dataset(capfd, lake, tmp_path):
     assert before == sorted(lake.rglob("partition=*/*"))
 
 
+def test_a_stream_gives_freed_memory_back(monkeypatch, ticks, tmp_path):
+    """While it runs, whatever else it shows."""
+    asked = []
+    monkeypatch.setattr("headrace.cli.stream.Trimming", lambda: lambda: asked.append(1))
+    assert 0 == run(["stream", f"jsonl://{ticks}", f"file://{tmp_path}/lake", "--until-end", "--log-level", "error"])
+    assert asked
+
+
 def test_memory_gives_the_source_its_queue(monkeypatch, tmp_path):
     """The client's queue is an eighth of --memory, within bounds, unless the URI says how much it is."""
     pytest.importorskip("confluent_kafka")

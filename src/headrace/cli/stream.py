@@ -21,6 +21,7 @@ from headrace.logs import redacted
 from headrace.pipeline import Pipeline
 from headrace.registry import Registry
 from headrace.source import Source
+from headrace.trimming import Trimming
 from headrace.units import counted, format_bytes
 from headrace.uri import URI
 
@@ -129,9 +130,15 @@ def stream(
         puts_in_flight=puts_in_flight,
     )
     watch.pipeline(pipeline)
+    trimming = Trimming()
     try:
         with watch, StreamProgress(bounded=until_end) as progress, stopping(pipeline.stop) as stop:
-            pipeline.observe = progress
+
+            def observe(now: Progress) -> None:
+                progress(now)
+                trimming()
+
+            pipeline.observe = observe
             pipeline.run()
     except HeadraceError:
         _report(output, pipeline, quiet=pipeline.progress.records == 0)
