@@ -61,6 +61,7 @@ def test_every_number_is_a_row_or_told(shown):
         if absent:
             line = f"{product} {min(absent)} to {max(absent)}: {len(absent)} messages missing, broken off"
             assert line in process.stdout
+            assert "; history: not available: trades: no history (HTTP 404)" in process.stdout
 
 
 def test_next_commands(shown):

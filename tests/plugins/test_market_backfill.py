@@ -344,6 +344,8 @@ def test_the_audit_agrees(coinbase: CoinbaseExchange, tmp_path: Path, monkeypatc
         "not kept": ("complete", "missing", 25),
     }
     assert expected[fault] == (result.verdict, gap.state, gap.absent)
+    refused = "not available: trades: no history (HTTP 404); 25 are not in the history"
+    assert (refused if fault == "not kept" else "done") == gap.history
 
 
 # ---- killed ---------------------------------------------------------------------------------------------------

@@ -192,6 +192,7 @@ def _told(revisions: Sequence[tuple[int, int, dict[str, Any]]]) -> Told:
         next=_number(value.get("next_sequence")),
         missing=_number(value.get("missing")),
         filled=value.get("filled") is True,
+        history=_text(value.get("backfill")) or "",
     )
     history = [(ns, _number(value.get("missing"))) for _, ns, value in revisions]
     return Told(gap, value["id"].rpartition("-")[0], history)

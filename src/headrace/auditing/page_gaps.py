@@ -47,7 +47,7 @@ def _row(gap: FeedGap) -> str:
         "numbers": numbers,
         "missing": "not known" if missing is None else f"{missing:,}",
         "state": gap.state,
-        "cause": gap.cause,
+        "cause": f"{gap.cause}; history: {gap.history}" if gap.history else gap.cause,
         "producer": gap.producer,
     }
     told = "".join(f"<td{_class(name)}>{escape(cell)}</td>" for name, cell in cells.items())

@@ -199,6 +199,8 @@ class FeedGap:
 
         filled: Nothing is missing after all, by the record.
 
+        history: What came of asking the exchange's history for it, by the record; "" where it was not asked.
+
         absent: How many of its numbers no record of the stream has, from whichever producer or from the exchange's history since;
             None: not looked at (not deep), or not counted.
     """
@@ -213,6 +215,7 @@ class FeedGap:
     next: int | None = None
     missing: int | None = None
     filled: bool = False
+    history: str = ""
     absent: int | None = None
 
     @property

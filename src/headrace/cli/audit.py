@@ -192,7 +192,8 @@ def told(gap: FeedGap) -> str:
     which = f" {gap.numbers}:" if gap.numbers else ""
     what = "something may be missing" if missing is None else f"{counted(missing, 'message')} missing"
     when = f"{gap.began or 'its start'} to {gap.ended or 'no end'}"
-    return f"{gap.symbol}{which} {what}, {gap.cause} ({when}, producer {gap.producer})"
+    asked = f"; history: {gap.history}" if gap.history else ""
+    return f"{gap.symbol}{which} {what}, {gap.cause} ({when}, producer {gap.producer}){asked}"
 
 
 def summary(result: AuditResult) -> str:
