@@ -82,7 +82,7 @@ class Service:
     stage: Stage
     places: Mapping[str, str]
     port: int = attrs.field(factory=free_port)
-    _process: subprocess.Popen[bytes] | None = None
+    _process: subprocess.Popen[bytes] | None = attrs.field(default=None, init=False)
 
     @property
     def log(self) -> Path:
@@ -90,7 +90,7 @@ class Service:
 
     def here(self, text: str) -> str:
         for there, here in {**self.places, SERVED: str(self.port)}.items():
-            text = text.replace(there, here)
+            text = re.sub(rf"(?<!\w){re.escape(there)}(?!\w)", here, text)  # and nothing within a secret
         return self.image.inside(text)
 
     def environment(self) -> dict[str, str]:
@@ -102,6 +102,11 @@ class Service:
         assert found, f"{command[0]} is not in the image"
         assert Path(found).is_relative_to(self.image.root), f"{found} is not the image's"
         return as_user([found, *map(self.here, command[1:])], self.stage.user)
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None, f"{self.name} was not started"
+        return self._process
 
     def start(self) -> Self:
         command = [*(self.said.get("entrypoint") or self.stage.entrypoint), *self.said["command"]]
@@ -117,14 +122,14 @@ class Service:
             )
         return self
 
-    def told(self) -> list[str]:
+    def told(self, timeout_s: float = 60) -> list[str]:
         """What each `docker compose exec` of the page answers for this service."""
         lines = re.findall(rf"(?m)^docker compose exec {self.name} (.+)$", PAGE)
-        return [self._answer(shlex.split(line, comments=True)) for line in lines]
+        return [self._answer(shlex.split(line, comments=True), timeout_s) for line in lines]
 
-    def _answer(self, command: list[str]) -> str:
+    def _answer(self, command: list[str], timeout_s: float) -> str:
         done = subprocess.run(
-            self.words(command), env=self.environment(), timeout=60, capture_output=True, text=True, check=False
+            self.words(command), env=self.environment(), timeout=timeout_s, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
@@ -133,8 +138,7 @@ class Service:
         """As `docker compose run --rm`: the exit code, and what was written."""
         before = self.log.stat().st_size if self.log.exists() else 0
         self.start()
-        assert self._process is not None
-        return self._process.wait(timeout_s), self.log.read_text(encoding="utf-8")[before:]
+        return self.process.wait(timeout_s), self.log.read_text(encoding="utf-8")[before:]
 
     def healthy(self) -> bool:
         """Run its health check, as Docker does: by the image's programs, in the service's environment, in its time."""
@@ -164,9 +168,9 @@ class Service:
 
     def stop(self) -> int:
         """As `docker stop`: the image's signal, and no longer than the grace period of docker-compose.yml."""
-        assert self._process is not None
-        self._process.send_signal(signal.Signals[self.stage.stop_signal])
-        return self._process.wait(float(self.said["stop_grace_period"].removesuffix("s")))
+        self.process.send_signal(signal.Signals[self.stage.stop_signal])
+        minutes, seconds = re.fullmatch(r"(?:(\d+)m)?(?:(\d+)s)?", self.said["stop_grace_period"]).groups("0")
+        return self.process.wait(60 * int(minutes) + int(seconds))
 
     def kill(self) -> None:
         if self._process is not None and self._process.poll() is None:

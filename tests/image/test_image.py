@@ -9,50 +9,26 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
-import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
-import attrs
 import pytest
-from project import ROOT, Service, composed
+from project import ROOT, composed
 from steps import Image, Stage
+from world import World, open_folder, started, trades, until
 
-from headrace.testing.servers.cache import program
-from headrace.testing.servers.exchange import CoinbaseExchange, coinbase_match
-from headrace.testing.servers.kafka import Kafka, jars
-from headrace.testing.servers.minio import Minio
+from headrace.testing.servers.exchange import CoinbaseExchange
 
 TRADES = 1_000
-PRODUCTS = ("BTC-USD", "ETH-USD")
-SESSION_MS = "5000"
-"""How long Kafka waits for a process that was killed: nine times as long by default, and this waits with it."""
 MEGABYTES = 300
-"""What the image may have besides its base; docs/pages/deploy.md has what it is."""
-
-
-def until(condition: Callable[[], Any], what: str, timeout_s: float = 60) -> Any:
-    """Wait for a condition, with a bound; return what it returned."""
-    deadline = time.monotonic() + timeout_s
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"after {timeout_s:.0f} s still not: {what}"
-        time.sleep(0.1)
-    return found
+"""What the image may have besides its base; docs/pages/compose.md has what it is."""
 
 
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
-    """A folder that every user can get to."""
-    made = Path(tempfile.mkdtemp(prefix="headrace-image-", dir="/var/tmp"))
-    made.chmod(0o755)
-    yield made
-    shutil.rmtree(made)
+    with open_folder() as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -72,82 +48,16 @@ def stage(building: Future[list[Stage]]) -> Stage:
     return building.result()[1]
 
 
-@attrs.define
-class World:
-    """Servers of this machine, and the services on them."""
-
-    kafka: Kafka
-    minio: Minio
-    exchange: CoinbaseExchange
-    services: dict[str, Any]
-    image: Image
-    stage: Stage
-
-    def service(self, name: str) -> Service:
-        places = {"kafka:19092": self.kafka.bootstrap, "minio:9000": f"127.0.0.1:{self.minio.port}"}
-        return Service(name, self.services[name], self.image, self.stage, places)
-
-    def make_topics(self) -> None:
-        """By the command of the service `topics`, with Kafka's own tool from its jars."""
-        tool = self.image.folder / "bin/kafka-topics.sh"
-        tool.write_text(
-            f"#!/bin/sh\nexec {program('java', 'Kafka runs on it')} -XX:TieredStopAtLevel=1"
-            f' -cp "{jars()}/libs/*" org.apache.kafka.tools.TopicCommand "$@"\n'
-        )
-        tool.chmod(0o755)
-        said = self.services["topics"]
-        script = (
-            said["command"][0].replace("/opt/kafka/bin", str(tool.parent)).replace("kafka:19092", self.kafka.bootstrap)
-        )
-        environment = {**said["environment"], "PATH": "/usr/local/bin:/usr/bin:/bin"}
-        done = subprocess.run(
-            [*said["entrypoint"], script], env=environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-
-    def make_bucket(self) -> None:
-        self.minio.endpoint.client().create_bucket(Bucket=self.services["bucket"]["environment"]["BUCKET"])
-
-    def rows(self) -> int:
-        """Count the table by the image's own DuckDB; 0 while it is not there, or is being written."""
-        program = (
-            "import duckdb, sys\n"
-            "try:\n"
-            "    connection = duckdb.connect(sys.argv[1], read_only=True)\n"
-            "    print(connection.sql('SELECT count(*) FROM \"coinbase.trades\"').fetchall()[0][0])\n"
-            "except duckdb.Error:\n"
-            "    print(0)\n"
-        )
-        python, file = self.image.inside("/opt/headrace/bin/python"), self.image.inside("/srv/headrace/silver.duckdb")
-        done = subprocess.run([python, "-I", "-c", program, file], capture_output=True, text=True, check=False)
-        if done.returncode:
-            print(done.stderr)  # whoever waits asks again, and this is shown when it was in vain
-            return 0
-        return int(done.stdout)
-
-    def publish(self, numbers: range) -> None:
-        self.exchange.publish(*(coinbase_match(n, product) for n in numbers for product in PRODUCTS))
-
-    def segments(self) -> int:
-        return sum("/partition=" in key for key in self.minio.endpoint.objects("lake", "coinbase.trades/"))
+@pytest.fixture(scope="module")
+def exchange() -> Iterator[CoinbaseExchange]:
+    with CoinbaseExchange() as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
-def world(folder: Path, image: Image, building: Future[list[Stage]]) -> Iterator[World]:
-    with ExitStack() as stack:
-        exchange = stack.enter_context(CoinbaseExchange())
-        settings = {"FEED": f"coinbase://BTC-USD,ETH-USD?address={exchange.address}&heartbeat_s=900", "FLUSH_AGE": "1h"}
-        services = composed(folder / "project", settings)
-        access = services["minio"]["environment"]
-        minio = Minio(
-            folder=folder / "minio", access_key=access["MINIO_ROOT_USER"], secret_key=access["MINIO_ROOT_PASSWORD"]
-        )
-        stack.enter_context(minio)
-        sessions = {f"group.consumer.{least}session.timeout.ms": SESSION_MS for least in ("", "min.")}
-        kafka = stack.enter_context(Kafka(folder=folder / "kafka", settings=sessions))
-        made = World(kafka, minio, exchange, services, image, building.result()[1])
-        made.make_bucket()
-        made.make_topics()
+def world(folder: Path, image: Image, building: Future[list[Stage]], exchange: CoinbaseExchange) -> Iterator[World]:
+    feed = f"coinbase://BTC-USD,ETH-USD?address={exchange.address}&heartbeat_s=900"
+    with started(folder, image, {"FEED": feed, "FLUSH_AGE": "1h"}, lambda: building.result()[1]) as made:
         yield made
 
 
@@ -160,7 +70,7 @@ def tree(root: Path) -> set[tuple[str, int]]:
     }
 
 
-def test_the_pipeline_runs_and_stops_well(world: World):
+def test_the_pipeline_runs_and_stops_well(world: World, exchange: CoinbaseExchange):
     """
     Feed, bronze and silver are started at once, and are ready. Bronze holds a thousand trades, of which the lake has none; told
     to stop, it puts all into the lake in its grace period, and they come into the table. Killed instead, it puts nothing there:
@@ -175,8 +85,8 @@ def test_the_pipeline_runs_and_stops_well(world: World):
 
         def read() -> bool:
             published = feed.metric("headrace_records_stored_total")
-            trades = feed.metric("headrace_records_stored_total", stream="coinbase.trades")
-            return trades == records and bronze.metric("headrace_records_read_total") == published - behind > 0
+            matches = feed.metric("headrace_records_stored_total", stream="coinbase.trades")
+            return matches == records and bronze.metric("headrace_records_read_total") == published - behind > 0
 
         until(read, "bronze holds all that was published")
         return feed.metric("headrace_records_stored_total")
@@ -184,9 +94,9 @@ def test_the_pipeline_runs_and_stops_well(world: World):
     with feed, bronze, silver, audit:
         for each in (feed, bronze, silver):
             each.start()
-        world.exchange.wait_for_clients()
-        until(world.exchange.subscribed, "the feed is followed")
-        world.publish(range(1, TRADES // 2 + 1))
+        exchange.wait_for_clients()
+        until(exchange.subscribed, "the feed is followed")
+        exchange.publish(*trades(range(1, TRADES // 2 + 1)))
         published = held(TRADES, behind=0)
         assert feed.healthy()
         assert bronze.healthy()
@@ -199,7 +109,7 @@ def test_the_pipeline_runs_and_stops_well(world: World):
         assert silver.healthy()
 
         bronze.start()
-        world.publish(range(TRADES // 2 + 1, TRADES + 1))
+        exchange.publish(*trades(range(TRADES // 2 + 1, TRADES + 1)))
         held(2 * TRADES, behind=published)
         shown, ready = bronze.told()
         assert shown.splitlines()[1].startswith("coinbase.trades\t"), shown
