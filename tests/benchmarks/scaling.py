@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
-from material import fresh, write_lake
+from material import write_lake
 from servers import PARTITIONS, servers
 from sides import Comparison, Goal, Side, Stopwatch
 from workers import Worker
 
 import services
-from headrace.chain import Chain
-from headrace.demo.contracts import Trade
-from headrace.load import Load
-from headrace.plugins.duckdb.loader import DuckDBLoader
-from headrace.plugins.lake.local import FileStore
 
 _MIB = 1 << 20
 _COUNTS = (1, 4, 16, 64)
 _TABLES = 4
-_TIMEOUT_S = 120.0
 
 
 def several(count: int, what: str) -> str:
@@ -88,16 +79,18 @@ def tables(folder: Path, records: int) -> Iterator[list[Comparison]]:
     write_lake(lake, records // _TABLES)
 
     def run(at_once: int, watch: Stopwatch) -> int:
-        files = [fresh(folder / f"table-{number}") / "silver.duckdb" for number in range(_TABLES)]
-        spawn = multiprocessing.get_context("spawn")
-        ready = spawn.Barrier(at_once + 1)
-        with ProcessPoolExecutor(at_once, spawn, wait_for_all, (ready,)) as pool:
-            futures = [pool.submit(loaded, lake, file) for file in files]
-            wait_for_all(ready)
+        files = [str(folder / f"table-{number}.duckdb") for number in range(_TABLES)]
+        for file in files:
+            Path(file).unlink(missing_ok=True)
+        with ExitStack() as running:
+            orders = [{"lake": str(lake), "files": files[number::at_once]} for number in range(at_once)]
+            loaders = [running.enter_context(Worker(order, "loads.py")) for order in orders]
             began_s = time.perf_counter()
-            found = [future.result() for future in futures]
-            watch.tell(time.perf_counter() - began_s, sum(cpu_s for _, cpu_s in found))
-        return sum(count for count, _ in found)
+            for loader in loaders:
+                loader.say()
+            found = [loader.found() for loader in loaders]
+            watch.tell(time.perf_counter() - began_s, sum(f["cpu_s"] for f in found))
+        return sum(f["records"] for f in found)
 
     yield [
         Comparison(
@@ -107,17 +100,3 @@ def tables(folder: Path, records: int) -> Iterator[list[Comparison]]:
             {"tables": _TABLES, "segments_of_each": len(list(lake.rglob("*.jsonl.gz")))},
         )
     ]
-
-
-def wait_for_all(ready: Barrier) -> None:
-    """Begin when every process of a pool has imported what it needs."""
-    ready.wait(_TIMEOUT_S)
-
-
-def loaded(lake: Path, file: Path) -> tuple[int, float]:
-    """Load one table in this process; return how many records, and the processor's seconds."""
-    file.parent.mkdir()
-    began_s = time.process_time()
-    loader = DuckDBLoader(database=file, target="ticks", contract=Trade)
-    done = Load(chain=Chain.open(FileStore(root=lake), "ticks"), loader=loader).run()
-    return done.records, time.process_time() - began_s

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import attrs
 
-_PROGRAM = Path(__file__).with_name("worker.py")
+_HERE = Path(__file__).parent
 _TIMEOUT_S = 300.0
 
 
@@ -21,19 +21,22 @@ class Worker:
     One process; use it as a context: it is ended with it, whatever happens.
 
     Attributes:
-        order: What it runs: `worker.main` says which names there are.
+        order: What it runs: `main` of the program says which names there are.
+
+        program: Of this folder.
     """
 
     order: dict[str, Any]
+    program: str = "worker.py"
     _process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         """Start it, and wait until all is imported."""
-        command = [sys.executable, str(_PROGRAM), json.dumps(self.order)]
+        command = [sys.executable, str(_HERE / self.program), json.dumps(self.order)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self._process.stdout is not None
         if self._process.stdout.readline() != b"ready\n":
-            raise RuntimeError(f"a run of {self.order['sink'].rpartition('@')[2]} did not begin")
+            raise RuntimeError(f"{self.program} did not begin")
         return self
 
     def __exit__(

@@ -98,7 +98,7 @@ class Service:
         return {name: self.here(value) for name, value in own.items()}
 
     def words(self, command: list[str]) -> list[str]:
-        found = shutil.which(command[0], path=self.environment()["PATH"])
+        found = shutil.which(self.here(command[0]), path=self.environment()["PATH"])
         assert found, f"{command[0]} is not in the image"
         assert Path(found).is_relative_to(self.image.root), f"{found} is not the image's"
         return as_user([found, *map(self.here, command[1:])], self.stage.user)

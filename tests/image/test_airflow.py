@@ -87,7 +87,7 @@ def test_airflow_loads_what_bronze_stored(world: World):
     """
     source = Path(world.image.inside("/srv/headrace/coinbase.trades.jsonl"))
     source.write_text("".join(json.dumps(trade) + "\n" for trade in trades(range(1, TRADES + 1))))
-    stream(world, "stream", f"jsonl://{source}?key=product_id", "kafka://kafka:19092/{stream}", "--until-end")
+    stream(world, "stream", f"jsonl://{source}?key=product_id", "kafka://kafka:19092/coinbase.trades", "--until-end")
     stream(world, *world.services["bronze"]["command"], "--until-end")
 
     ports = free_ports(len(LISTENS))
