@@ -93,6 +93,8 @@ def test_airflow_loads_what_bronze_stored(world: World):
     ports = free_ports(len(LISTENS))
     plain = world.service("airflow")
     environment = plain.said["environment"] | {name: str(port) for name, port in zip(LISTENS, ports, strict=True)}
+    # the image knows its user's name, and this machine does not: without one Airflow does not run
+    environment["LOGNAME"] = re.findall(r"(?m)^(\w+):x:10001:", (world.image.root / "etc/passwd").read_text())[0]
     airflow = attrs.evolve(
         plain,
         said={**plain.said, "command": plain.stage.command, "environment": environment},
