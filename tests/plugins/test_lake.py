@@ -363,6 +363,7 @@ def test_bind_pins_once_and_returns_what_was_pinned(tmp_path: Path) -> None:
         ({"topic": "b"}, "topic is 'topic' in the lake, 'b' now"),
         ({"cluster": "b"}, "cluster is 'cluster' in the lake, 'b' now"),
         ({"isolation": "read_uncommitted"}, "isolation is 'read_committed' in the lake"),
+        ({"partitions": IDENTITY.partitions - 1}, "partitions now, and had"),  # what comes to the last one is not read
     ],
 )
 def test_another_stream_of_the_same_name_is_refused(tmp_path: Path, change: dict[str, str], words: str) -> None:

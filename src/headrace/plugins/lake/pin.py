@@ -47,4 +47,9 @@ def pin(store: Store, wanted: Dataset) -> Dataset:
             f"{store.place}/{layout.root} is pinned to another dataset: {'; '.join(differences)}. Undo the change, write to"
             " another place, or begin a new epoch beside the old one (epoch=NAME); the two are never mixed"
         )
+    if wanted.partitions < found.partitions:
+        raise IdentityError(
+            f"{store.place}/{layout.root}: the stream has {wanted.partitions} partitions now, and had {found.partitions} when the"
+            " lake was pinned: what comes to the others would never be read. Read all of them, or begin a new epoch (epoch=NAME)"
+        )
     return found
