@@ -141,7 +141,7 @@ class Backfill:
         else:
             failures = [f for kind in self.history.kinds if kind in self.kinds for f in self._tried(kind, gap, wanted)]
         with self.lock:
-            if gap.missing:
+            if gap.missing and not failures:  # else nobody knows what it has
                 failures.append(f"{gap.missing:,} are not in the history")
             short = [f"{kind} are not in the history" for kind in self.kinds if kind not in self.history.kinds]
             if wanted is not None and gap.last is None and gap.from_ns is None:
