@@ -298,6 +298,15 @@ def without_gap(name: str) -> Callable[[list[bytes]], list[bytes]]:
     return lambda lines: [line for line in lines if b'"id":"%s"' % name.encode() not in line]
 
 
+def filled(lines: list[bytes]) -> list[bytes]:
+    return [line.replace(b'"filled":false', b'"filled":true') if b'"missing":2' in line else line for line in lines]
+
+
+def in_line(of: bytes, by: bytes) -> Callable[[list[bytes]], list[bytes]]:
+    """Change the line at 8."""
+    return lambda lines: [line.replace(of, by) if line.startswith(b'{"offset":8,') else line for line in lines]
+
+
 FAULTS = (
     # the lake's objects
     Fault("a segment is removed", removed(6), ("gap", "lake", 0, 6, 11)),
@@ -326,6 +335,7 @@ FAULTS = (
     Fault("a segment is of another stream", changed(6, of_partition), ("foreign", "lake", 0, 6, 11)),
     Fault("a segment is of another format", doubled(6, f"{6:020d}.jsonl.zst"), ("foreign", "lake", 0, 6, 11)),
     Fault("a file that is no segment lies among them", lambda w: at(6)(w).with_name("notes.jsonl.gz").write_bytes(b"x"), ("foreign", "lake", 0, 0, 1)),
+    Fault("a segment lies beside the partitions' folders", lambda w: shutil.copy(at(6)(w), w.folder / "lake/ticks"), ("foreign", "lake", None, 0, 0)),
     Fault("a folder looks like a partition's and is none", stranger_folder, ("foreign", "lake", None, 0, 0)),
     Fault("a segment at the end of the part that is asked for is removed", removed(6), ("gap", "lake", 0, 6, 11), kept=None, log=False, part={"until": 11}),
     Fault("the segments before the part that is asked for are removed, and some of it", both(removed(0), removed(6)), ("gap", "lake", 0, 0, 11), kept=None, log=False, part={"since": 7}),
@@ -341,6 +351,9 @@ FAULTS = (
     Fault("the first line of the part that is asked for is dropped", changed(6, forged(without(6), start=6)), ("gap", "lake", 0, 6, 7), deep=True, kept=None, part={"since": 6}),
     Fault("a value is changed by one digit", changed(6, forged(one_digit)), ("changed", "lake", 0, 8, 9), deep=True, kept=None),
     Fault("a record of an aborted transaction is stored", changed(11, forged(with_aborted)), ("foreign", "lake", 0, 12, 13), deep=True, kept=None),
+    Fault("a line has a field twice", changed(6, forged(in_line(b'"key":"k"', b'"key":"x","key":"k"'))), ("corrupt", "lake", 0, 8, 11), deep=True, kept=None, log=False),
+    Fault("a line has a field that is none of ours", changed(6, forged(in_line(b'"key":"k"', b'"key":"k","value_b64":"e30="'))), ("corrupt", "lake", 0, 8, 11), deep=True, kept=None, log=False),
+    Fault("a value is no strict JSON, so that readers of the whole prefix may fail", changed(6, forged(in_line(b"8.25", b"NaN"))), ("corrupt", "lake", 0, 8, 11), deep=True, kept=None, log=False),
     # the pin, and the log that it names
     Fault("the pin is removed", pin_gone, ("missing", "pin", None, 0, 0)),
     Fault("the pin is damaged", pin_damaged, ("corrupt", "pin", None, 0, 0)),
@@ -408,6 +421,7 @@ FAULTS = (
     # a feed that counts, in a lake of its own; nobody has its log
     Fault("a feed's message is removed, and no gap record says so", of_feed("trades", 0, without(2)), ("missing", "numbers", 0, 1, 4), deep=True, feed=True),
     Fault("a feed's message that came late is removed", of_feed("trades", 6, without(6)), ("missing", "numbers", 0, 3, 5), deep=True, feed=True),
+    Fault("a gap record says that the gap was filled, and it was not", of_feed("gaps", 0, filled), ("corrupt", "numbers", None, 0, 0), deep=True, feed=True),
     Fault("the pin of the gap records is damaged", lambda w: (w.folder / "feed/coinbase.gaps/_headrace/dataset.json").write_text("x"), ("unknown", "numbers", None, 0, 0), deep=True, feed=True),
     Fault("the pin of the gap records is removed", lambda w: (w.folder / "feed/coinbase.gaps/_headrace/dataset.json").unlink(), ("unknown", "numbers", None, 0, 0), deep=True, feed=True),
     Fault("a gap record is removed", of_feed("gaps", 0, without_gap("one-2")), ("missing", "numbers", 0, 3, 7), deep=True, feed=True),

@@ -111,6 +111,11 @@ def read_gaps(audit: Asked) -> FeedGaps | None:
         if value is None:
             strange += 1
             continue
+        if value.get("filled") is True and not _can_be_filled(value):
+            evidence = f"{name}, gap {value['id']}: filled, and not by its numbers: somebody changed it, or another make wrote it"
+            findings.append(
+                AuditFinding("corrupt", "numbers", None, 0, 0, evidence, f"headrace audit LAKE --stream {name} --deep")
+            )
         records.setdefault(value["id"], []).append((value["revision"], received_ns(record), value))
         fields |= {k: v for k, v in (value.get("numbers") or {}).items() if isinstance(v, str)}
     told = [_told(sorted(each, key=lambda r: r[:2])) for each in records.values()]
@@ -177,6 +182,12 @@ def _value(record: Record) -> dict[str, Any] | None:
         return None
     kinds: Mapping[str, type] = {"id": str, "revision": int, "symbol": str, "cause": str}
     return value if all(type(value.get(field)) is kind for field, kind in kinds.items()) else None
+
+
+def _can_be_filled(value: Mapping[str, Any]) -> bool:
+    """Nobody knows that nothing is missing but by numbers on both sides."""
+    known = _number(value.get("last_sequence")) is not None and _number(value.get("next_sequence")) is not None
+    return known and value.get("missing") == 0
 
 
 def _told(revisions: Sequence[tuple[int, int, dict[str, Any]]]) -> Told:

@@ -6,7 +6,7 @@ import base64
 import json
 import sys
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -20,6 +20,7 @@ _FEED = 1 << 16
 _HEADERS = b'"headers":'
 _VALUE = b',"value":'
 _VALUE_B64 = b',"value_b64":'
+_NAMES = {"offset", "timestamp_ms", "timestamp_type", "key", "key_b64", "headers"}
 
 
 class DamagedError(ValueError):
@@ -62,19 +63,49 @@ def lines_of(body: bytes, extension: str) -> Iterator[Line]:
 
 
 def line(raw: bytes) -> Record:
-    """Rebuild the record of one line. DamagedError where it is none."""
+    """
+    Rebuild the record of one line. DamagedError where it is none.
+
+    Nor is one that other readers may read otherwise: with a field twice, with one that is none of ours, with a value that is no
+    strict JSON.
+    """
     try:
-        fields = json.loads(raw)
+        at = _end_of_headers(raw)
+        fields, value = _object(raw[:at] + b"}"), raw[at:]
+        if unknown := fields.keys() - _NAMES:
+            raise ValueError(f"fields that are none of ours: {', '.join(sorted(unknown))}")
         return Record(
             offset=_integer(fields["offset"]),
             timestamp_ms=_integer(fields["timestamp_ms"]),
             key=_content(fields, "key"),
-            value=_value(raw, fields),
+            value=_value(value),
             headers=tuple((_name(h), _content(h, "value")) for h in fields["headers"] or ()),
             timestamp_type=fields.get("timestamp_type", "create"),
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
         raise DamagedError(f"a line that is none of ours: {exc!r:.200}") from exc
+
+
+def _end_of_headers(raw: bytes) -> int:
+    """Where the value's field begins: whatever follows it, what stands before is of a fixed shape."""
+    at = raw.index(_HEADERS) + len(_HEADERS)  # in a text its quotes would be escaped
+    if raw.startswith(b"null", at):
+        return at + 4
+    text = raw[at:].decode()
+    _, end = _DECODER.raw_decode(text)
+    return at + len(text[:end].encode())
+
+
+def _object(text: bytes) -> dict[str, Any]:
+    found: dict[str, Any] = _OURS.decode(text.decode())
+    return found
+
+
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a field is there twice")
+    return found
 
 
 def _integer(found: object) -> int:
@@ -85,6 +116,8 @@ def _integer(found: object) -> int:
 
 def _content(fields: Mapping[str, Any], name: str) -> bytes | None:
     if f"{name}_b64" in fields:
+        if name in fields:
+            raise ValueError(f"both {name} and {name}_b64")
         return base64.b64decode(fields[f"{name}_b64"], validate=True)
     text = fields[name]
     return None if text is None else str.encode(text)
@@ -94,23 +127,28 @@ def _name(header: Mapping[str, Any]) -> str:
     return (_content(header, "key") or b"").decode("utf-8", "surrogatepass")
 
 
-def _value(raw: bytes, fields: Mapping[str, Any]) -> bytes | None:
-    if "value_b64" in fields:
+def _value(field: bytes) -> bytes | None:
+    if field.startswith(_VALUE_B64):
+        fields = _object(b"{" + field[1:])
+        if len(fields) != 1:
+            raise ValueError("something stands behind its value")
         return base64.b64decode(fields["value_b64"], validate=True)
-    at = raw.index(_HEADERS) + len(_HEADERS)  # in a text its quotes would be escaped
-    if raw.startswith(b"null", at):
-        at += 4
-    else:
-        text = raw[at:].decode()
-        _, end = _DECODER.raw_decode(text)
-        at += len(text[:end].encode())
-    if not raw.startswith(_VALUE, at) or not raw.endswith(b"}"):
+    if not field.startswith(_VALUE) or not field.endswith(b"}"):
         raise ValueError("its fields are not in their order")
-    value = raw[at + len(_VALUE) : -1]
-    return None if value == b"null" else value
+    value = field[len(_VALUE) : -1]
+    if value == b"null":
+        return None
+    _VALUES.decode(value.decode())
+    return value
+
+
+def _none_of_json(word: str) -> None:
+    raise ValueError(f"{word} is no JSON")
 
 
 _DECODER = json.JSONDecoder()
+_OURS = json.JSONDecoder(object_pairs_hook=_once)
+_VALUES = json.JSONDecoder(parse_constant=_none_of_json)
 
 
 def _inflated(body: bytes) -> Iterator[bytes]:

@@ -15,7 +15,7 @@ from headrace.auditing.facts import Facts
 from headrace.auditing.feed_gaps import beside, read_gaps
 from headrace.auditing.judging import apart, compared, late, unseen
 from headrace.auditing.numbers import Numbers
-from headrace.auditing.objects import Pin, folders, number_of, read_pin
+from headrace.auditing.objects import Pin, beside_folders, folders, number_of, read_pin
 from headrace.auditing.result import AuditFinding
 from headrace.auditing.unexplained import Judgement
 from headrace.errors import HeadraceError
@@ -123,6 +123,9 @@ class Look:
                 evidence = f"{facts.root}{name} is no partition's folder"
                 facts.find("foreign", "lake", evidence, "move it out of the lake")
         known = set() if facts.tally is None else facts.tally.partitions
+        for key in facts.asked(lambda: beside_folders(facts.audit.store, facts.root, pin.extension)):
+            evidence = f"{key} lies beside the partitions' folders: who globs all of the stream reads it as well"
+            facts.find("foreign", "lake", evidence, "move it out of the lake")
         for number in sorted({*(n for n in numbers if n is not None), *range(pin.partitions), *known}):
             facts.views[number] = self._view(number)
         self._judge(pin)

@@ -26,6 +26,9 @@ _FIELDS: dict[str, type | UnionType] = {
     "partitions": int,
     "epoch": str,
 }
+_NAMES = 1_000
+"""So many names beside the partitions' folders are looked at."""
+
 _EXTENSIONS = {("jsonl", "gzip"): "jsonl.gz", ("jsonl", "zstd"): "jsonl.zst"}
 
 
@@ -139,6 +142,24 @@ def folders(store: Store, root: str, begin: str = "partition=") -> list[str]:
         folder = objects[0].key[len(root) :].partition("/")[0]
         found.append(folder)
         after = f"{root}{folder}/\U0010ffff"
+    return found
+
+
+def beside_folders(store: Store, root: str, extension: str) -> list[str]:
+    """List what ends as a segment does and lies neither in a partition's folder nor in ours: the first of each name."""
+    found, after = [], ""
+    for _ in range(_NAMES):
+        objects = store.list(root, after).objects
+        if not objects:
+            break
+        key = objects[0].key
+        name, slash, _ = key[len(root) :].partition("/")
+        if name.startswith("partition="):
+            after = f"{root}partition=\U0010ffff"
+            continue
+        if extension and name != "_headrace" and key.lower().endswith(f".{extension}"):
+            found.append(key)
+        after = f"{root}{name}/\U0010ffff" if slash else key
     return found
 
 
