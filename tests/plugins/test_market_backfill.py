@@ -192,6 +192,20 @@ def test_the_feed_goes_first(coinbase: CoinbaseExchange, follow):
     assert 10 <= len(coinbase.asked) <= 12
 
 
+def test_stopped_before(coinbase: CoinbaseExchange, follow):
+    """A gap that was not fetched when the feed is stopped says so, in the last that the source says."""
+    following = begun(follow(coins(coinbase), **QUIET), coinbase)
+    gap = outage(following, coinbase, [4], 5)
+    following.take(following.source.finish())
+    assert {
+        **gap,
+        "revision": gap["revision"] + 1,
+        "backfill": "not available: stopped before",
+        "backfilled": 0,
+    } == lost(following)
+    assert [] == coinbase.asked
+
+
 # ---- by time --------------------------------------------------------------------------------------------------
 
 
