@@ -88,6 +88,7 @@ def bronze_to_silver():
     def publish() -> None:
         """Say that silver is sound."""
         loaded = get_current_context()["ti"].xcom_pull(task_ids="load") or []
+        loaded = [loaded] if isinstance(loaded, dict) else loaded  # of a single target Airflow makes no list
         records = sum(done["records"] for done in loaded if done)
         get_current_context()["outlet_events"][SILVER_SOUND].extra = {"records": records}
 

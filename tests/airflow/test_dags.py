@@ -13,7 +13,7 @@ from standalone import DAGS
 
 from headrace import Chain, Load, Registry
 from headrace.contract import load_contract
-from headrace.demo.contracts import Trade
+from headrace.demo.contracts import Bar, Trade
 
 NAMES = ("bars", "bronze_to_silver", "nightly_audit", "redrive_quarantine")
 RECORDS = 24_293
@@ -63,8 +63,11 @@ def test_parse_time():
 
 
 def test_bronze_to_silver_to_bars(bag, deployment):
-    """A day of trades arrives, once; the second run finds nothing; the bars of the day are the vendor's."""
+    """A day of trades arrives, once, and no new bars; the second run finds nothing; the bars of the day are the vendor's."""
     deployment.stream()
+    registry = Registry.discover()
+    chain = Chain.open(registry.store(f"file://{deployment.folder}/lake"), "bars")
+    Load(chain=chain, loader=registry.loader(f"duckdb://{deployment.silver}?table=bars", Bar)).run()
     state, states = run(bag, "bronze_to_silver")
     assert state == "success", states
     assert states == {task: {"success"} for task in ("find_work", "load", "check", "publish")}
