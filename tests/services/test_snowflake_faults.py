@@ -171,6 +171,7 @@ snowflake_connect = snowflake.connector.connect
 
 def test_loaders_at_once(machines: type[SilverMachine]):
     """Whatever happens to loaders, each record is a row or in quarantine, once; `HYPOTHESIS_PROFILE=nightly` looks longer."""
+    machines.audited = True  # while they are in the middle of it, too
     run_state_machine_as_test(
         machines,
         settings=settings(
