@@ -632,6 +632,24 @@ class Broken(DuckDBLoader):
 """,
         {"test_a_tally_counts_what_is_there"},
     ),
+    "tells of loads alone": (
+        """
+class Broken(DuckDBLoader):
+    def tally(self, dataset_id, stream):
+        found = super().tally(dataset_id, stream)
+        return found and attrs.evolve(found, ledger=[r for r in found.ledger if r.kind == "load"])
+""",
+        {"test_a_tally_has_every_row_of_the_ledger"},
+    ),
+    "takes its own contract's version for that of each load": (
+        """
+class Broken(DuckDBLoader):
+    def tally(self, dataset_id, stream):
+        found, version = super().tally(dataset_id, stream), self.described().version
+        return found and attrs.evolve(found, ledger=[attrs.evolve(r, version=version) for r in found.ledger])
+""",
+        {"test_a_tally_has_every_row_of_the_ledger"},
+    ),
     "counts every dataset": (
         """
 class Broken(DuckDBLoader):

@@ -21,7 +21,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from headrace.errors import CommitUnknownError, HeadraceError, SourceUnavailableError
+from headrace.errors import CommitUnknownError, HeadraceError, SinkUnavailableError, SourceUnavailableError
 from headrace.plugins.lake.sink import LakeSink
 from headrace.plugins.lake.source import LakeSource
 from headrace.records import Batch, Extent, Hint, Identity, Partition, Reached, Start
@@ -200,6 +200,14 @@ class BelievesCommit(MemoryLoader):
     def commit(self, transaction):
         with contextlib.suppress(CommitUnknownError):  # it will have arrived
             super().commit(transaction)
+
+
+class TakesCommitForNothing(MemoryLoader):
+    def commit(self, transaction):
+        try:
+            super().commit(transaction)
+        except CommitUnknownError as exc:
+            raise SinkUnavailableError("nothing was written, call again") from exc
 
 
 class RedriveInTwoSteps(MemoryLoader):
@@ -570,6 +578,15 @@ PLANTED = [
         crash,
         MemoryLoader,
         BelievesCommit,
+    ),
+    Planted(
+        "loader",
+        "it says of a COMMIT that is not answered that nothing was written",
+        "S5",
+        "LoaderCrashContract",
+        crash,
+        MemoryLoader,
+        TakesCommitForNothing,
     ),
     Planted(
         "loader",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime
 from decimal import Decimal
 
 from headrace.contract import Contract, column, contract
 from headrace.envelope import decode
 from headrace.errors import ConfigError
-from headrace.loader import LoadableSegment, Loader
+from headrace.loader import LoadableSegment, Loader, Selection
 from headrace.rows import row
 from headrace.tally import LedgerRow as Row
 from headrace.tally import Stored, Stray, Tally
@@ -19,8 +20,10 @@ from headrace.testing.contracts.loader import (
     DATASET,
     GOOD,
     PARTITIONS,
+    REDRIVABLE,
     TARGET,
     LedgerRow,
+    LenientTick,
     LoaderContract,
     Place,
     Tick,
@@ -114,6 +117,36 @@ class AuditedLoaderContract(LoaderContract):
         assert (tally.inserted, tally.rejected) == (7, 4)
         assert (tally.of, tally.refused) == ({PARTITIONS[0]: 3, PARTITIONS[1]: 2}, {PARTITIONS[0]: 2, PARTITIONS[1]: 1})
         assert (tally.position(PARTITIONS[0]), tally.position(PARTITIONS[1])) == (5, 3)
+
+    def test_a_tally_has_every_row_of_the_ledger(self, open_loader: Callable[..., Loader]) -> None:
+        """Redrives and beginnings too, each with its range, its counts, its segment's digest and its contract's version."""
+        one, second = segment(0, BAD), PARTITIONS[1]
+        open_loader().load([one])
+        lenient = open_loader(LenientTick)
+        lenient.redrive(Selection())
+        expected = [
+            (PARTITIONS[0], "load", 0, len(BAD), (len(BAD), 0, 0, len(BAD)), one.segment.trailer.digest, 1),
+            (PARTITIONS[0], "redrive", REDRIVABLE, REDRIVABLE + 1, (0, 1, 0, -1), None, 2),
+        ]
+        with suppress(ConfigError):  # `Loader.begin` is optional, and says so
+            lenient.begin(self.line(second), 5)
+            expected.append((second, "begin_at", 0, 5, (0, 0, 0, 0), None, 2))
+        tally = self.tally(lenient)
+        assert [
+            (
+                r.partition,
+                r.kind,
+                r.start,
+                r.end,
+                (r.records, r.inserted, r.superseded, r.rejected),
+                r.digest,
+                r.version,
+            )
+            for r in sorted(tally.ledger, key=lambda r: (r.partition, r.kind))
+        ] == expected
+        load = next(r for r in tally.ledger if r.kind == "load")
+        assert (load.rows, load.quarantined) == (1, len(BAD) - 1)  # in the load's range, and not the redrive's
+        assert {(r.rows, r.quarantined) for r in tally.ledger if r.kind != "load"} == {(0, 0)}
 
     def test_a_tally_counts_what_is_gone(self, open_loader: Callable[..., Loader], warehouse: Warehouse) -> None:
         """What somebody took behind the loader's back is missing from the rows, and not from the ledger's words."""
