@@ -80,7 +80,7 @@ class LiveDemo:
         """What brings Kafka's topics into the lake."""
         topics = ",".join(self.stream(kind) for kind in _CONTRACTS)
         source = f"kafka://{self.bootstrap}/{topics}?group={self.feed}-demo&topic_id={self.topic_id}"
-        return "stream", source, f"file://{self.lake}", "--flush-age", "500ms"
+        return "stream", source, f"file://{self.lake}", "--flush-age", "1s"
 
     def is_stored(self) -> bool:
         """Whether the lake has all that the topics have."""
