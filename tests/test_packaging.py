@@ -80,7 +80,7 @@ def test_wheel_has_nothing_else(wheel: set[str]):
     first = {f.split("/")[0] for f in wheel if not f.startswith("..")}
     assert {"headrace", f"headrace-{PROJECT['version']}.dist-info"} == first
     kinds = {PurePosixPath(f).suffix for f in wheel if f.startswith("headrace/")}
-    assert set() == kinds - {".py", ".pyc", ".typed", ".zip", ".html", ".md", ".json"}
+    assert set() == kinds - {".py", ".pyc", ".typed", ".zip", ".html", ".md", ".json", ".lock", ".sha256"}
 
 
 def test_entry_points(installed: Distribution):

@@ -17,7 +17,7 @@ import attrs
 from headrace.testing.servers.cache import NotWhatWasPinnedError, ServerMissing, provided, run
 from headrace.testing.servers.process import Server, answers, free_port
 
-_LOCK = Path(__file__).parent / "snowflake_emulator" / "lock"
+_LOCK = Path(__file__).parent / "snowflake_emulator" / "packages.lock"
 """All packages, with their checksums; pip takes no other. Pinned, too, because the emulator is mended from inside."""
 
 _NAME = "snowflake-emulator-1"
