@@ -25,6 +25,16 @@ one before it had received; or a gap that was still open when its producer was k
 This page is made from the results of a run (`tests/live/results.json`), and a test compares the two.
 """
 
+_MEMORY = ("first_mib", "last_mib", "first_least_mib", "rest_mib", "peak_mib")
+_SINCE = (
+    "What grew was looked for after this run: nothing that is in use grows by faults or by messages. A thread that had",
+    "ever sent a large segment kept up to 64 MiB that was free, which `headrace stream` gives back since; and on two",
+    "processors that everything shares a producer that publishes less than comes holds what waits, as much as `--memory`",
+    "allows.",
+    "[Measured](operations.md#memory-of-a-process).",
+    "",
+)
+
 
 def page(found: dict[str, Any]) -> str:
     """Write it."""
@@ -59,12 +69,14 @@ def page(found: dict[str, Any]) -> str:
         "## Memory",
         "",
         "Processes are ended in the first part of a run only. Of the rest, in which connections and servers go on breaking, the",
-        "median of the last third is compared with that of the first; in MiB, resident, all of the process.",
+        "median of the last third is compared with that of the first; in MiB, resident, all of the process. Where it is more,",
+        "what the process takes at the end, when all is stored and nothing comes, is compared with the least of the first",
+        "third: what waits is no growth. [What memory depends on](operations.md#memory-of-a-process).",
         "",
-        "| | first third | last third | most, of the whole run |",
-        "|---|---:|---:|---:|",
+        "| | first third | last third | least of the first third | at rest, at the end | most, of the whole run |",
+        "|---|---:|---:|---:|---:|---:|",
         *(
-            f"| {name} | {about['first_mib']} | {about['last_mib']} | {about['peak_mib']} |"
+            f"| {name} | {' | '.join(str(about.get(of, 'not measured')) for of in _MEMORY)} |"
             for name, about in memory.items()
         ),
         "",
@@ -73,6 +85,7 @@ def page(found: dict[str, Any]) -> str:
             for name, about in memory.items()
             if not about["flat"]
         ),
+        *(_SINCE if any("rest_mib" not in about for about in memory.values()) else ()),
         "## Faults",
         "",
         "| fault | times |",

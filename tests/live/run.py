@@ -43,6 +43,9 @@ REST_S = (2.0, 9.0)
 AUDIT_EVERY_S = 60.0
 GROWTH = 1.1
 GROWTH_MIB = 16.0
+SETTLING_S = 30.0
+"""When nothing comes any more: all is stored by then, and what was freed is given back."""
+
 LONG_MINUTES = 15.0
 """Only in a run of so long the memory has come to rest."""
 
@@ -145,7 +148,7 @@ def play(world: Deployment, given: argparse.Namespace, seed: int) -> int:
         fired[name] += 1
         time.sleep(chance.uniform(REST_S[0], REST_S[1]) if given.rest is None else chance.uniform(0, given.rest))
     sent_s = time.monotonic() - world.began_s
-    last = _finish(world, watch)
+    last = _finish(world, watch, settling_s=0.0 if given.minutes < LONG_MINUTES else SETTLING_S)
     sent = Sent(world.folder / "sent")
     verdict = judge(
         world.folder / "trades.duckdb",
@@ -160,12 +163,12 @@ def play(world: Deployment, given: argparse.Namespace, seed: int) -> int:
     )
 
 
-def _finish(world: Deployment, watch: Watch) -> dict[str, Any]:
+def _finish(world: Deployment, watch: Watch, settling_s: float) -> dict[str, Any]:
     """End the tape, and let everything arrive."""
     wait(lambda: listening(world), 120, "the feed is up")
     time.sleep(3)  # what is sent last tells what was not there before
     last = world.market.say("stop")
-    time.sleep(3)
+    time.sleep(3 + settling_s)
     world.services["producer"].wanted = False
     watch.stop()
     for name in ("producer", "bronze", "loader"):
@@ -201,8 +204,13 @@ def _audited(world: Deployment, kind: str, *, deep: bool) -> dict[str, Any]:
     return found
 
 
-def flat(memory: list[tuple[float, float]], minutes: float) -> dict[str, Any]:
-    """The resident memory in the last part of a run, where nobody ended a process: the last third of it against the first."""
+def flat(memory: list[tuple[float, float]], minutes: float, sent_s: float) -> dict[str, Any]:
+    """
+    The resident memory in the last part of a run, where nobody ended a process: the last third of it against the first.
+
+    A process that holds more because it cannot keep up has not grown: what it takes when all is stored counts then, against the
+    least that it took in the first third.
+    """
     began_s, ended_s = (ENDING_SHARE * 1.05) * minutes * 60, minutes * 60
     third_s = (ended_s - began_s) / 3
     parts = [
@@ -211,14 +219,21 @@ def flat(memory: list[tuple[float, float]], minutes: float) -> dict[str, Any]:
     if not all(parts):
         return {"flat": False, "why": "not measured"}
     first, last = statistics.median(parts[0]), statistics.median(parts[2])
+    least, rest = min(parts[0]), min((mib for at_s, mib in memory if at_s >= sent_s), default=last)
     peak = max(mib for _, mib in memory)
     return {
         "first_mib": round(first),
         "last_mib": round(last),
         "peak_mib": round(peak),
-        "flat": last <= max(first * GROWTH, first + GROWTH_MIB),
+        "first_least_mib": round(least),
+        "rest_mib": round(rest),
+        "flat": _same(first, last) or _same(least, rest),
         "mib_by_minute": [round(mib) for at_s, mib in memory[::60]],
     }
+
+
+def _same(before_mib: float, after_mib: float) -> bool:
+    return after_mib <= max(before_mib * GROWTH, before_mib + GROWTH_MIB)
 
 
 def report(
@@ -246,7 +261,7 @@ def report(
         "alarms": watch.alarms,
         "faults": dict(sorted(fired.items())),
         "starts": {name: service.starts for name, service in world.services.items()},
-        "memory": {name: flat(world.services[name].memory, given.minutes) for name in WATCHED},
+        "memory": {name: flat(world.services[name].memory, given.minutes, more["sent_s"]) for name in WATCHED},
         "ended_by_themselves": unexplained,
         "without": given.without,
     }
