@@ -124,6 +124,8 @@ class Tally:
         of: Rows of each partition of the dataset.
 
         refused: Quarantined records of each partition of the dataset.
+
+        nobodys: Rows and quarantined records of other datasets and streams of which the target's ledger knows nothing at all.
     """
 
     target: str
@@ -137,6 +139,7 @@ class Tally:
     doubled_keys: int = 0
     of: Mapping[Partition, int] = attrs.field(factory=dict)
     refused: Mapping[Partition, int] = attrs.field(factory=dict)
+    nobodys: int = 0
 
     @property
     def partitions(self) -> set[int]:

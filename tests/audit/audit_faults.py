@@ -416,6 +416,7 @@ FAULTS = (
     Fault("a key's row is removed", sql("DELETE FROM last WHERE symbol = 'A'"), ("missing", "rows", 0, 24, 25), deep=True, kept=Last),
     Fault("a key has two rows", sql("INSERT INTO last SELECT * REPLACE (8 AS _offset) FROM last WHERE symbol = 'A'"), ("duplicate", "rows", None, 0, 0), kept=Last),
     Fault("a record of a table with a key is in quarantine as well", put_in("last_quarantine", "8 AS _offset", "5"), ("changed", "quarantine", 0, 6, 11), kept=Last),
+    Fault("a key's row is of a dataset that is not there", sql("UPDATE last SET _dataset = 'another' WHERE symbol = 'A'"), ("foreign", "rows", None, 0, 0), kept=Last),
     Fault("a key's row is of an older record", sql("UPDATE last SET _offset = 6, price = 6.25, size = 6, time = make_timestamp_ns(1006000000), _timestamp_ms = 1006 WHERE symbol = 'A'"), ("changed", "rows", 0, 6, 7), deep=True, kept=Last),
     Fault("a key's row is changed by one digit", sql("UPDATE last SET price = price + 0.000001 WHERE symbol = 'A'"), ("changed", "rows", 0, 24, 25), deep=True, kept=Last),
     # a feed that counts, in a lake of its own; nobody has its log

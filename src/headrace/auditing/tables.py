@@ -26,6 +26,9 @@ def target_findings(tally: Tally) -> Iterator[AuditFinding]:
         yield AuditFinding(
             "duplicate", "rows", None, 0, 0, evidence, f"--deep with --contract names the records; {RELOAD}"
         )
+    if tally.keyed and tally.nobodys:
+        evidence = f"{tally.nobodys:,} records in {tally.target} or its quarantine are of datasets that its ledger does not know"
+        yield AuditFinding("foreign", "rows", None, 0, 0, evidence, f"find out who wrote them; {RELOAD}")
     if not tally.keyed:
         rows, told = tally.rows - sum(tally.of.values()), tally.inserted - sum(row.inserted for row in tally.ledger)
         yield from _of_others("rows", tally.target, rows, told)

@@ -56,6 +56,12 @@ def _tally(
         [target],
     ).fetchall()
     [(count,)], [(quarantined,)] = (connection.execute(f"SELECT count(*) FROM {t}").fetchall() for t in (rows, refused))
+    nobodys = (
+        "SELECT coalesce(sum(n), 0)::BIGINT FROM (SELECT _dataset, _stream, count(*) AS n FROM {} GROUP BY 1, 2) r WHERE"
+        " (_dataset, _stream) <> ($dataset, $stream) AND NOT EXISTS (SELECT 1 FROM headrace_ledger l WHERE l.target = $target"
+        " AND l.dataset = r._dataset AND l.stream = r._stream)"
+    )
+    within = {**about, "target": target}
     keys = ", ".join(map(quoted, key))
     doubled = f"SELECT count(*) FROM (SELECT 1 FROM {rows} GROUP BY {keys} HAVING count(*) > 1)"
     return Tally(
@@ -70,6 +76,7 @@ def _tally(
         doubled_keys=connection.execute(doubled).fetchall()[0][0] if key else 0,
         of=by_partition(here, str(about["stream"])),
         refused=by_partition(there, str(about["stream"])),
+        nobodys=sum(connection.execute(nobodys.format(t), within).fetchall()[0][0] for t in (rows, refused)),
     )
 
 

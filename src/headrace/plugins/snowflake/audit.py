@@ -88,6 +88,7 @@ def _tally(
         doubled_keys=_doubled(session, tables, key),
         of=by_partition(here, place[1]),
         refused=by_partition(there, place[1]),
+        nobodys=sum(_nobodys(session, tables, table, place) for table in (tables.rows, tables.quarantine)),
     )
 
 
@@ -97,6 +98,18 @@ def _doubled(session: Session, tables: Tables, key: Sequence[str]) -> int:
     names = ", ".join(map(name, key))
     inside = f"SELECT 1 AS X FROM {tables.rows} GROUP BY {names} HAVING COUNT(*) > 1"
     return _number(session, f"SELECT COUNT(*) AS N FROM ({inside})")
+
+
+def _nobodys(session: Session, tables: Tables, table: str, place: tuple[str, str]) -> int:
+    """Count records of other streams and datasets of which the ledger knows nothing at all."""
+    of = f"SELECT _DATASET AS D, _STREAM AS S, COUNT(*) AS N FROM {table} GROUP BY _DATASET, _STREAM"
+    known = f"SELECT DISTINCT DATASET AS D, STREAM AS S FROM {tables.ledger} WHERE TARGET = %s"
+    [(count,)] = session.execute(
+        f"SELECT COALESCE(SUM(r.N), 0) AS N FROM ({of}) r LEFT JOIN ({known}) l ON l.D = r.D AND l.S = r.S"
+        " WHERE l.D IS NULL AND NOT (r.D = %s AND r.S = %s)",
+        *(tables.target, *place),
+    )
+    return int(count)
 
 
 def _number(session: Session, statement: str) -> int:
