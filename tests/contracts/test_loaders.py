@@ -397,6 +397,17 @@ def believing(monkeypatch):
 """,
         {"test_a_segment_that_lies_stops_all"},
     ),
+    "shows one piece of its quarantine": (
+        """
+class Broken(DuckDBLoader):
+    def quarantined(self, selection):
+        for number, record in enumerate(super().quarantined(selection)):
+            if number == 1_000:
+                return
+            yield record
+""",
+        {"test_quarantine_is_shown_whole"},
+    ),
     "throws bad records away": (
         """
 class Broken(DuckDBLoader):

@@ -558,6 +558,17 @@ class LoaderContract:
         assert told[number] == ("LenientTick", 2, "price", "a number, expected a number as text")
         assert [r for r in second if r.partition != PARTITIONS[0]] == [r for r in first if r.partition != PARTITIONS[0]]
 
+    def test_quarantine_is_shown_whole(self, loader: Loader, warehouse: Warehouse) -> None:
+        """However much it is, and in whatever pieces it is read: each record once, in its order."""
+        loader.max_rejected = 1.0
+        loader.load([segment(0, BAD[:1] * 2_300), segment(0, BAD[:1] * 10, partition=PARTITIONS[1])])
+        try:
+            places = [(r.dataset_id, r.partition, r.offset) for r in loader.quarantined(Selection())]
+        except ConfigError:
+            return  # `Loader.quarantined` is optional, and it says so
+        assert places == sorted(place for place, _ in warehouse.quarantined(TARGET))
+        assert len(places) == 2_310
+
     def test_quarantine_is_selected_and_counted(self, loader: Loader) -> None:
         """By partition, range, reason, column, stream and dataset; the counts are those of the records."""
         try:
