@@ -133,13 +133,16 @@ def test_it_fetches_nothing(pages: Pages):
 def test_a_page_that_fetches_is_noticed(pages: Pages, tmp_path: Path):
     """The negative control: with a picture of elsewhere, grey text and a wide table the same looks find something."""
     head = "<!doctype html><meta name='viewport' content='width=device-width'><title>bad</title>"
-    body = "<p style='color: #aaa'>grey</p><img src='missing.png' width='900' height='9'>"
+    body = "<p style='color: #aaa'><b>grey</b></p><img src='missing.png' width='900' height='9'>"
     (tmp_path / "bad.html").write_text(head + body, encoding="utf-8")
     with pages.browser.page(f"file://{tmp_path}/bad.html", **PHONE) as page:
         assert len(fetched(page)) > 1
         assert complaints(page)
         assert page.evaluate(CONTRASTS)
         assert page.evaluate("document.documentElement.scrollWidth") > PHONE["width"]
+        assert (
+            page.evaluate("document.querySelector('b').getBoundingClientRect().width") > 20
+        )  # there is a font to measure
 
 
 @pytest.mark.parametrize("media", [{}, DARK], ids=["light", "dark"])

@@ -27,6 +27,10 @@ const zlib = require("zlib"), fs = require("fs");
 for (const name of ["chromium", "al2023.tar", "fonts.tar"])
   fs.writeFileSync(name, zlib.brotliDecompressSync(fs.readFileSync(`package/bin/${name}.br`)), {mode: 0o755});
 """
+_FONTS = """<?xml version="1.0"?>
+<!DOCTYPE fontconfig SYSTEM "fonts.dtd">
+<fontconfig><dir>{fonts}</dir><cachedir>{cache}</cachedir></fontconfig>
+"""
 _TIMEOUT_S = 30.0
 _LARGEST_ANSWER = 64 << 20
 
@@ -76,7 +80,10 @@ class Chromium(Server):
     def environment(self) -> dict[str, str]:
         place = folder()
         libraries = [str(place / "lib/lib"), os.environ.get("LD_LIBRARY_PATH", "")]
-        return {"LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)), "FONTCONFIG_PATH": str(place)}
+        # the package's own fonts.conf looks for them where it was made for, and a page without a font has no width to measure
+        fonts = self.folder / "fonts.conf"
+        fonts.write_text(_FONTS.format(fonts=place / "fonts", cache=self.folder / "fonts-cache"), encoding="utf-8")
+        return {"LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)), "FONTCONFIG_FILE": str(fonts)}
 
     def ready(self) -> bool:
         return answers(self.port)
