@@ -72,6 +72,8 @@ COPY --from=airflow-installed /opt/headrace /opt/headrace
 COPY examples/dags /opt/dags
 ENV AIRFLOW_HOME=/opt/airflow AIRFLOW__CORE__DAGS_FOLDER=/opt/dags AIRFLOW__CORE__LOAD_EXAMPLES=False
 LABEL org.opencontainers.image.title="headrace-airflow"
+# `airflow standalone` ends its processes on this one; on SIGTERM it dies, and leaves them to be killed
+STOPSIGNAL SIGINT
 ENTRYPOINT ["airflow"]
 CMD ["standalone"]
 

@@ -42,7 +42,16 @@ def as_user(words: Sequence[str], user: str = "10001:10001") -> list[str]:
     uid, gid = user.split(":")
     rights = ["--clear-groups", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all"]
     # setpriv still has its rights when it executes: the shell has none, and finds no program that its user may not see
-    return ["setpriv", f"--reuid={uid}", f"--regid={gid}", *rights, "/bin/sh", "-c", 'exec "$0" "$@"', *words]
+    return [
+        "setpriv",
+        f"--reuid={uid}",
+        f"--regid={gid}",
+        *rights,
+        "/bin/sh",
+        "-c",
+        'exec env --default-signal "$0" "$@"',
+        *words,
+    ]
 
 
 @attrs.define

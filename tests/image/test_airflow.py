@@ -13,6 +13,7 @@ import signal
 import subprocess
 import urllib.request
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ LISTENS = (
 )
 """Ports that are its own in a container, and here are shared with the machine."""
 START_S, RUN_S = 600.0, 900.0
+patiently = partial(until, every_s=2.0)
 
 
 @pytest.fixture
@@ -103,28 +105,34 @@ def test_airflow_loads_what_bronze_stored(world: World):
     with airflow:
         leader = airflow.start().process.pid
         try:
-            until(lambda: airflow.running and airflow.healthy(), "Airflow is healthy", START_S)
+            patiently(lambda: alive(airflow) and airflow.healthy(), "Airflow is healthy", START_S)
             (password,) = passwords(airflow)
             asked = Asked(f"http://127.0.0.1:{ports[0]}")
             admin = {"username": "admin", "password": password}
             asked.token = asked.ask("POST", "/auth/token", admin)["access_token"]
-            until(lambda: asked.ask("GET", "/api/v2/dags")["total_entries"] == 4, "all DAGs are known", START_S)
+            patiently(lambda: asked.ask("GET", "/api/v2/dags")["total_entries"] == 4, "all DAGs are known", START_S)
             assert 0 == asked.ask("GET", "/api/v2/importErrors")["total_entries"]
             airflow.told(timeout_s=START_S)
             asked.ask("POST", "/api/v2/dags/bronze_to_silver/dagRuns", {"logical_date": None})
-            until(lambda: "success" in asked.states("bronze_to_silver"), "bronze_to_silver is done", RUN_S)
+            patiently(lambda: "success" in asked.states("bronze_to_silver"), "bronze_to_silver is done", RUN_S)
             asked.ask("POST", "/api/v2/dags/nightly_audit/dagRuns", {"logical_date": None})
-            until(lambda: "success" in asked.states("nightly_audit"), "nightly_audit is done", RUN_S)
+            patiently(lambda: "success" in asked.states("nightly_audit"), "nightly_audit is done", RUN_S)
             assert not {"failed"} & {*asked.states("bronze_to_silver"), *asked.states("nightly_audit")}
-            print(f"ended with {airflow.stop()}")
+            assert airflow.stop() == 0
         finally:
-            print(f"left behind: {len(end_session(leader))} processes")
+            left = end_session(leader)
+    assert not left
     assert not airflow.healthy()
     assert 2 * TRADES == world.rows()
     written = [path for path in airflow.image.root.glob("opt/airflow/logs/**/*") if path.is_file()]
     secrets = [world.minio.secret_key, environment["AIRFLOW__API_AUTH__JWT_SECRET"]]
     assert written
     assert not [path.name for path in [*written, airflow.log] if any(s in path.read_text() for s in secrets)]
+
+
+def alive(airflow: Service) -> bool:
+    assert airflow.running, f"it ended with {airflow.process.returncode}"
+    return True
 
 
 def passwords(airflow: Service) -> list[str]:

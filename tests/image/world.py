@@ -25,12 +25,12 @@ SESSION_MS = "5000"
 """How long Kafka waits for a process that was killed: nine times as long by default, and a test waits with it."""
 
 
-def until(condition: Callable[[], Any], what: str, timeout_s: float = 60) -> Any:
+def until(condition: Callable[[], Any], what: str, timeout_s: float = 60, every_s: float = 0.1) -> Any:
     """Wait for a condition, with a bound; return what it returned."""
     deadline = time.monotonic() + timeout_s
     while not (found := condition()):
         assert time.monotonic() < deadline, f"after {timeout_s:.0f} s still not: {what}"
-        time.sleep(0.1)
+        time.sleep(every_s)
     return found
 
 
