@@ -9,6 +9,8 @@ from datetime import UTC, datetime, timedelta
 import attrs
 import msgspec
 
+from headrace.plugins.market.numbers import Numbers
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TRACKED = 10_000
 """Of a gap with more missing numbers it is not followed which of them come late."""
@@ -61,7 +63,7 @@ class Missing:
     to_ns: int | None = None
     last: int | None = None
     next: int | None = None
-    left: set[int] | None = None
+    left: Numbers | None = None
     revision: int = 0
     fetched: int = 0
     fill: str | None = None
@@ -214,7 +216,7 @@ class Gaps:
         if gap.last is None or gap.next is None or gap.next <= gap.last:
             return  # it counts anew
         if gap.next - gap.last - 1 <= _TRACKED:
-            gap.left = set(range(gap.last + 1, gap.next))
+            gap.left = Numbers(gap.last + 1, gap.next)
             if gap.left:
                 late = self._late.setdefault(gap.symbol, [])
                 late.append(gap)
