@@ -13,7 +13,8 @@ import pytest
 from audit_world import Last, Narrow, Tick, Tick2, World, copied, healthy
 
 import headrace
-from headrace.auditing.result import AuditFinding, AuditResult, joined
+from headrace.auditing.joining import joined
+from headrace.auditing.result import AuditFinding, AuditResult
 from headrace.chain import Chain
 from headrace.cli.app import run
 from headrace.errors import ConfigError, SinkUnavailableError, SourceUnavailableError

@@ -14,11 +14,12 @@ from typing import Any
 import attrs
 
 from headrace.auditing.asked import Asked
-from headrace.auditing.chains import judge, view
+from headrace.auditing.chains import view
 from headrace.auditing.lines import DamagedError, lines_of
 from headrace.auditing.nanoseconds import nanoseconds
 from headrace.auditing.objects import Pin, folders, number_of, read_pin, root_of
 from headrace.auditing.result import AuditFinding, FeedGap
+from headrace.auditing.walking import judge
 from headrace.records import Record
 from headrace.retry import Retry
 

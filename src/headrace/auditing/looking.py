@@ -9,8 +9,8 @@ from typing import TypeVar
 
 import attrs
 
-from headrace.auditing.chains import View, dataset_of, judge, known_digests, view
-from headrace.auditing.deep import examine_all
+from headrace.auditing.chains import View, dataset_of, known_digests, view
+from headrace.auditing.examining import examine_all
 from headrace.auditing.facts import Facts
 from headrace.auditing.feed_gaps import beside, read_gaps
 from headrace.auditing.judging import apart, compared, late, unseen
@@ -18,6 +18,7 @@ from headrace.auditing.numbers import Numbers
 from headrace.auditing.objects import Pin, beside_folders, folders, number_of, read_pin
 from headrace.auditing.result import AuditFinding
 from headrace.auditing.unexplained import Judgement
+from headrace.auditing.walking import judge
 from headrace.errors import HeadraceError
 
 T = TypeVar("T")

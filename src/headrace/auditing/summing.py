@@ -8,7 +8,8 @@ import attrs
 
 import headrace
 from headrace.auditing.facts import Facts
-from headrace.auditing.result import AuditResult, FeedGap, PartitionAudit, joined
+from headrace.auditing.joining import joined
+from headrace.auditing.result import AuditResult, FeedGap, PartitionAudit
 from headrace.auditing.spans import spans
 
 _OF_THE_RESULT = ("id", "stream", "epoch")
