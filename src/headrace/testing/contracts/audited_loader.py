@@ -252,6 +252,20 @@ class AuditedLoaderContract(LoaderContract):
         found = loader.stored(self.line(), 0, len(KINDS), cells=False)  # the contract is not known
         assert [row.offset for row in found.rows] == list(range(len(KINDS)))
 
+    def test_stored_has_what_the_stream_has_brought(self, open_loader: Callable[..., Loader]) -> None:
+        """Every column that the loader describes, those behind the contract's too: an audit looks into all of them."""
+        one, evolving = segment(0, [b'{"symbol":"A","price":1,"lot":7}']), open_loader()
+        evolving.evolve = True
+        try:
+            evolving.changes([one])
+        except ConfigError:
+            return  # `Loader.changes` is optional, and it says so
+        evolving.load([one])
+        loader = open_loader()
+        names = [column.name for column in loader.described().columns]
+        [found] = loader.stored(self.line(), 0, 1).rows
+        assert dict(zip(names, found.cells, strict=True))["lot"] == "7"
+
     def test_stored_is_not_what_was_taken(self, open_loader: Callable[..., Loader], warehouse: Warehouse) -> None:
         """It reads the table, not the ledger."""
         open_loader().load([segment(0, [GOOD[0][0]] * 3)])
