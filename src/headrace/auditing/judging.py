@@ -57,7 +57,9 @@ def unseen(facts: Facts) -> list[AuditFinding]:
     if facts.findings:
         return []
     found = []
-    if not any(map(facts.is_wanted, (link for judged in facts.judged.values() for link in judged.links))):
+    links = [link for judged in facts.judged.values() for link in judged.links]
+    # a time in which nothing came is no mistake, as of a market on a Sunday: `apart` says so; offsets that are not there are one
+    if not (any(map(facts.is_wanted, links)) or (links and facts.scope.timed)):
         extents = [facts.extent(number) for number in facts.judged]
         held = facts.extents is None or any(
             extent is None or _is_behind(facts, judged, extent)
@@ -81,6 +83,9 @@ def apart(facts: Facts) -> Iterator[str]:
     """What lies beside all this, and was not looked at."""
     if facts.extents:
         yield from identity_remarks(facts.extents)
+    links = [link for judged in facts.judged.values() for link in judged.links]
+    if links and facts.scope.timed and not any(map(facts.is_wanted, links)):
+        yield f"no segment holds a record {facts.scope}: of that part there was nothing to look at"
     if facts.tally is not None and (others := facts.tally.rows - sum(facts.tally.of.values())) > 0:
         yield f"{others:,} rows of {facts.tally.target} are of other streams or datasets: they were only counted"
 

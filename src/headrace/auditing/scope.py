@@ -49,6 +49,11 @@ class Scope:
         return self == Scope()
 
     @property
+    def timed(self) -> bool:
+        """Whether it is about times, and not about offsets."""
+        return self.start_ms is not None or self.end_ms is not None
+
+    @property
     def offsets(self) -> tuple[int, int | None]:
         """What of it names alone can tell."""
         return self.start, self.end
