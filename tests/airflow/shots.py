@@ -56,13 +56,15 @@ def take(player: Playwright, scheme: str, base: str, password: str, paths: dict[
         page.fill('input[name="username"]', "admin")
         page.fill('input[name="password"]', password)
         page.click('button[type="submit"]')
+        page.wait_for_selector('input[name="username"]', state="detached")  # it takes a busy server seconds to say yes
         page.wait_for_load_state("networkidle")
         page.evaluate("scheme => localStorage.setItem('theme', scheme)", scheme)
         for name, address in paths.items():
             page.goto(address, wait_until="networkidle")
             if name == "graph":
                 show_graph(page)
-            page.wait_for_timeout(3_000)  # the graph is laid out, and moves, after all has come
+            page.wait_for_function("!document.querySelector('[class*=skeleton]')")  # where something is still to come
+            page.wait_for_timeout(5_000)  # the graph is laid out, and moves, after all has come
             dark = "-dark" if scheme == "dark" else ""
             page.screenshot(path=str(folder / f"airflow-{name}{dark}.png"))
         browser.close()
