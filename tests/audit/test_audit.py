@@ -160,9 +160,9 @@ def test_a_redriven_table_is_complete(tmp_path: Path):
     assert ([], []) == (said(before), said(after))
     assert (8, 0) == (sum(p.quarantined for p in before.partitions), sum(p.quarantined for p in after.partitions))
     world.sql("UPDATE ticks SET price = price + 1 WHERE _offset = 3 AND _partition = 1")
-    assert [("changed", "rows", 1, 3, 4)] == [
-        place(f) for f in world.audit(Tick2, deep=True, earlier=[Narrow]).findings
-    ]
+    (changed,) = world.audit(Tick2, deep=True, earlier=[Narrow]).findings
+    assert ("changed", "rows", 1, 3, 4) == place(changed)
+    assert "price is 8.000000, expected 7.000000" in changed.evidence
     world.sql("DELETE FROM ticks WHERE _offset = 2 AND _partition = 1")
     assert ["missing"] == [f.kind for f in world.audit(Tick2).findings]
 

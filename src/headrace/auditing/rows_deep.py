@@ -16,6 +16,8 @@ from headrace.rows import Rejected
 from headrace.tally import LedgerRow, Stored, StoredRow
 
 AT_ONCE = 5_000
+_TOLD = 2  # columns of a row whose values are told
+_WIDE = 60  # characters of a value
 GIVE = "give the contract of each version that rows were loaded by (--contract, once for each)"
 
 
@@ -152,14 +154,15 @@ class RowComparison:
             evidence = f"rows by version {versions} of the contract were not looked into: it was not given"
             yield AuditFinding("unknown", "rows", self.line.partition.number, load.start, load.end, evidence, GIVE)
             return
-        first = expected[0]
+        first = next((cells for cells in expected if not isinstance(cells, Rejected)), expected[0])
         if isinstance(first, Rejected):
             evidence = f"it is a row, and the contract refuses it: {first.column} {first.reason}".replace("  ", " ")
             yield self._found("changed", "rows", offset, evidence)
             return
         names = [c.name for c in (*self.contracts.newest.columns, *self.contracts.brought)] + ["_deleted"]
-        wrong = [n for n, a, b in zip(names, first, there.cells, strict=False) if not fits(a, b)]
-        yield self._found("changed", "rows", offset, f"{', '.join(wrong)}: not what the contract makes of the line")
+        wrong = [each for each in zip(names, there.cells, first, strict=False) if not fits(each[2], each[1])]
+        evidence = f"not what the contract makes of the line: {_differences(wrong)}"
+        yield self._found("changed", "rows", offset, evidence)
 
     def _versions(self, load: LedgerRow) -> set[int]:
         """By which a record of a load may have been typed: the load's, or that of a redrive since."""
@@ -185,6 +188,17 @@ class RowComparison:
 
     def _found(self, kind: Kind, where: Where, offset: int, evidence: str) -> AuditFinding:
         return AuditFinding(kind, where, self.line.partition.number, offset, offset + 1, evidence, RELOAD)
+
+
+def _differences(wrong: Sequence[tuple[str, str | None, Cell]]) -> str:
+    """What was found and expected in which columns: the values of the first ones, none longer than a line."""
+    told = [f"{name} is {_shown(found)}, expected {_shown(expected)}" for name, found, expected in wrong[:_TOLD]]
+    return "; ".join([*told, *(name for name, _, _ in wrong[_TOLD:])])
+
+
+def _shown(cell: Cell) -> str:
+    values = ["NULL" if value is None else value for value in (cell if isinstance(cell, list) else [cell])]
+    return " or ".join(value if len(value) <= _WIDE else f"{value[:_WIDE]}…" for value in values)
 
 
 def _is_same(raw: bytes, each: Line) -> bool:
