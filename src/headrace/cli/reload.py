@@ -92,6 +92,8 @@ def reload(
         _report(output, run, swapped=False)
         raise
     _report(output, run, swapped=swapped)
+    if not swapped:
+        output.line("it was stopped before it was through: run it again, and it goes on where it was")
     output.document({"stopped_by": None if stop.signal is None else Signals(stop.signal).name})
     return code_of_stop(None if swapped else stop.signal, endless=False)
 
@@ -103,4 +105,4 @@ def _report(output: Output, run: Reload, *, swapped: bool) -> None:
     if swapped:
         output.line(f"readers of {run.name}_current see {run.target}; load ?table={run.target} from now on")
     else:
-        output.line(f"readers of {run.name}_current see what they saw before; run it again")
+        output.line(f"readers of {run.name}_current see what they saw before")
