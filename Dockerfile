@@ -4,8 +4,9 @@
 #   docker build -t headrace --build-arg LOCK=docker/lock.parquet .   with Parquet
 #   docker build -t headrace-airflow --target airflow .               Airflow, headrace and the example DAGs
 #
-# What is installed is the wheel of this checkout and what a lock names: by hash, but in Airflow's, which has versions. The base is pinned by its tag; where yours
-# shall be the same to the byte, pin it by its digest as well, which `docker buildx imagetools inspect python:TAG` tells:
+# What is installed is the wheel of this checkout and what a lock names: by hash, but in Airflow's, which has versions alone.
+# The base is pinned by its tag; where yours shall be the same to the byte, pin it by its digest as well, which
+# `docker buildx imagetools inspect python:TAG` tells:
 #
 #   docker build --build-arg BASE=python:3.11.14-slim-bookworm@sha256:… .
 
