@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
@@ -155,6 +156,21 @@ class Airflow:
         return self.ask("POST", "/auth/token", {"username": "admin", "password": self.password})["access_token"]
 
     def ask(self, method: str, path: str, body: object = None) -> Any:
+        """Ask, and ask again where the server failed: while a backfill begins SQLite is locked for longer than it waits."""
+        answer: list[Any] = []
+
+        def answered() -> bool:
+            try:
+                answer.append(self._ask_once(method, path, body))
+            except urllib.error.HTTPError as exc:
+                if exc.code < HTTPStatus.INTERNAL_SERVER_ERROR:
+                    raise
+            return bool(answer)
+
+        until(answered, f"{method} {path} is answered")
+        return answer[0]
+
+    def _ask_once(self, method: str, path: str, body: object) -> Any:
         request = urllib.request.Request(self.base + path, method=method, data=body and json.dumps(body).encode())
         request.add_header("Content-Type", "application/json")
         if self._token:
