@@ -14,8 +14,10 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from headrace.demo import live
 from headrace.demo.account import accounts
 from headrace.demo.tape import PRODUCTS, UNKEPT
+from headrace.errors import HeadraceError
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +99,13 @@ def test_a_fault_is_seen(shown, tmp_path: Path, fault: str | None, problem: str)
     found = [each for a in accounts(folder / "lake", silver, "coinbase.trades", sent) for each in a.problems]
     assert bool(fault) == bool(found)
     assert any(problem in each for each in found) or fault is None
+
+
+def test_why_a_process_ended():
+    """What waits for a process that ends by itself raises what that one said, and leaves nothing open."""
+    with (
+        pytest.raises(HeadraceError, match=r"headrace stream ended with 2: .*nonsense"),
+        live._child("stream", "nonsense://here", "file:///nowhere") as child,
+    ):
+        live._until(child, lambda: False)
+    assert child.stderr.closed

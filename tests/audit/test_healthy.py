@@ -154,7 +154,8 @@ def test_a_log_that_cannot_be_read_again(world: World):
 
 def test_an_audit_of_nothing(world: World):
     """Offsets without records prove nothing, unless the log says that it has none; an empty part is a mistake."""
-    assert [("unknown", "lake", None, 0, 0)] == said(world.audit(source=None, since=1000))
+    for part in ({"since": 1000}, {"since": 1000, "until": "2099-01-01T00:00:00Z"}):
+        assert [("unknown", "lake", None, 0, 0)] == said(world.audit(source=None, **part))
     assert [] == said(world.audit(since=1000))
     assert [("unknown", "lake", None, 0, 0)] == said(world.audit(None, source=None, caught_up=True))
     with pytest.raises(ConfigError, match="a part that is not empty"):

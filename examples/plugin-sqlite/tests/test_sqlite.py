@@ -255,7 +255,9 @@ class Failing:
 
 
 def failing(path: Path, at: str, error: sqlite3.Error) -> SQLiteLoader:
-    connect = lambda *a, **more: Failing(sqlite3.connect(*a, **more), at, error)  # noqa: E731
+    def connect(*where: object, **settings: object) -> Failing:
+        return Failing(sqlite3.connect(*where, **settings), at, error)
+
     return SQLiteLoader(database=str(path), target="ticks", contract=Tick, connect=connect)
 
 
@@ -295,7 +297,9 @@ def test_files_that_cannot_be_loaded(tmp_path: Path):
     silver.open(Tick, "ticks").load(SEGMENTS)
     whole = silver.path.read_bytes()
 
-    readonly = lambda path, **more: sqlite3.connect(f"file:{path}?mode=ro", uri=True, **more)  # noqa: E731
+    def readonly(path: str, **settings: object) -> sqlite3.Connection:
+        return sqlite3.connect(f"file:{path}?mode=ro", uri=True, **settings)
+
     with pytest.raises(ConfigError, match="readonly database"):
         attrs.evolve(silver.open(Tick, "ticks"), connect=readonly).redrive(Selection())
 

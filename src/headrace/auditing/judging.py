@@ -57,9 +57,7 @@ def unseen(facts: Facts) -> list[AuditFinding]:
     if facts.findings:
         return []
     found = []
-    links = [link for judged in facts.judged.values() for link in judged.links]
-    # a time in which nothing came is no mistake, as of a market on a Sunday: `apart` says so; offsets that are not there are one
-    if not (any(map(facts.is_wanted, links)) or (links and facts.scope.timed)):
+    if not _is_anything_seen(facts) and not _is_quiet_time(facts):
         extents = [facts.extent(number) for number in facts.judged]
         held = facts.extents is None or any(
             extent is None or _is_behind(facts, judged, extent)
@@ -79,12 +77,21 @@ def unseen(facts: Facts) -> list[AuditFinding]:
     return found
 
 
+def _is_anything_seen(facts: Facts) -> bool:
+    return any(facts.is_wanted(link) for judged in facts.judged.values() for link in judged.links)
+
+
+def _is_quiet_time(facts: Facts) -> bool:
+    """Whether a time was asked for in which nothing came, as of a market on a Sunday; offsets that are not there are no such."""
+    chained = any(judged.links for judged in facts.judged.values())
+    return facts.scope.timed and chained and not _is_anything_seen(facts)
+
+
 def apart(facts: Facts) -> Iterator[str]:
     """What lies beside all this, and was not looked at."""
     if facts.extents:
         yield from identity_remarks(facts.extents)
-    links = [link for judged in facts.judged.values() for link in judged.links]
-    if links and facts.scope.timed and not any(map(facts.is_wanted, links)):
+    if _is_quiet_time(facts):
         yield f"no segment holds a record {facts.scope}: of that part there was nothing to look at"
     if facts.tally is not None and (others := facts.tally.rows - sum(facts.tally.of.values())) > 0:
         yield f"{others:,} rows of {facts.tally.target} are of other streams or datasets: they were only counted"

@@ -50,8 +50,8 @@ class Scope:
 
     @property
     def timed(self) -> bool:
-        """Whether it is about times, and not about offsets."""
-        return self.start_ms is not None or self.end_ms is not None
+        """Whether it is about times, and about no offset."""
+        return self.offsets == (0, None) and not self.whole
 
     @property
     def offsets(self) -> tuple[int, int | None]:

@@ -54,7 +54,7 @@ def demo(
         from headrace.demo import live as from_an_exchange  # noqa: PLC0415 - brings client libraries
 
         return from_an_exchange.run(folder=folder, kafka=kafka, output=output, not_sent=not_sent)
-    from headrace.demo.demo import run  # noqa: PLC0415 - the same
+    from headrace.demo.demo import run  # noqa: PLC0415 - brings client libraries
 
     return run(folder=folder, kafka=kafka, output=output)
 

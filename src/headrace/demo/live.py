@@ -20,9 +20,9 @@ from headrace.auditing.page import render
 from headrace.auditing.result import AuditResult
 from headrace.chain import Chain
 from headrace.demo.account import Account, accounts
-from headrace.demo.place import Shown, broker, made_folder, our_command
+from headrace.demo.place import Shown, broker, failed, made_folder, our_command, started
 from headrace.demo.tape import PRODUCTS, UNKEPT, Market, Tape
-from headrace.errors import HeadraceError, SinkUnavailableError
+from headrace.errors import SinkUnavailableError
 from headrace.load import Load
 from headrace.plugins.market import CoinbaseTrade, Gap
 from headrace.registry import Registry
@@ -162,13 +162,13 @@ def _carried(demo: LiveDemo, exchange: Market, kafka: str, output: Shown) -> dic
         bronze = stack.enter_context(_child(*demo.keep()))
         with Tape(exchange=exchange, each_s=_EACH_S) as tape:
             _until(bronze, lambda: next(demo.lake.glob("*/partition=*/*"), None) is not None)
-            time.sleep(_TRADES_S)
+            time.sleep(_TRADES_S)  # so long it trades: a length, no wait for something
             before = sum(tape.sent.values())
             tape.break_off(_AWAY_S)
             _until(feed, lambda: bool(exchange.subscribed()))
             missed = sum(tape.sent.values()) - before
             output.line(f"outage   after {before:,} trades it broke off; {missed:,} were made before the feed was back")
-            time.sleep(_TRADES_S)
+            time.sleep(_TRADES_S)  # as before
             _until(bronze, demo.is_asked)
             kept = ", ".join(product for product in PRODUCTS if product != UNKEPT)
             output.line(f"history  asked for what is missing; the exchange has kept {kept} alone")
@@ -253,14 +253,11 @@ def _next(demo: LiveDemo, page: Path, output: Shown) -> None:
 @contextmanager
 def _child(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run the command line beside the block, and never longer."""
-    command = [sys.executable, "-m", "headrace", "--log-level", "error", *arguments]
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)  # noqa: S603
-    try:
-        yield child
-    finally:
-        if child.poll() is None:
-            child.kill()
-        child.communicate()
+    with started(*arguments) as child:  # closes its pipe, too
+        try:
+            yield child
+        finally:
+            child.kill()  # one that is over hears nothing
 
 
 def _until(child: subprocess.Popen[bytes], condition: Callable[[], bool]) -> None:
@@ -268,10 +265,7 @@ def _until(child: subprocess.Popen[bytes], condition: Callable[[], bool]) -> Non
     deadline = time.monotonic() + _END_S
     while not condition():
         if child.poll() is not None:
-            _, said = child.communicate()
-            raise HeadraceError(
-                f"headrace stream ended with {child.returncode}: {said.decode(errors='replace').strip()}"
-            )
+            raise failed(child)
         if time.monotonic() > deadline:
             raise SinkUnavailableError(f"headrace stream did not get there within {_END_S:.0f} s; try again")
         time.sleep(_TICK_S)
@@ -280,6 +274,5 @@ def _until(child: subprocess.Popen[bytes], condition: Callable[[], bool]) -> Non
 def _end(child: subprocess.Popen[bytes]) -> None:
     """Let it store what it has, and end."""
     child.send_signal(signal.SIGTERM)
-    _, said = child.communicate(timeout=_END_S)
-    if child.returncode:
-        raise HeadraceError(f"headrace stream ended with {child.returncode}: {said.decode(errors='replace').strip()}")
+    if child.wait(_END_S):
+        raise failed(child)

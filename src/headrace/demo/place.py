@@ -1,16 +1,17 @@
-"""What both demos stand on: a folder of their own, a broker, and where they say what they do."""
+"""What both demos stand on: a folder of their own, a broker, processes of ours, and where they say what they do."""
 
 from __future__ import annotations
 
 import itertools
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from headrace.errors import ConfigError
+from headrace.errors import ConfigError, HeadraceError
 
 _MARK = "headrace-demo.txt"
 
@@ -63,3 +64,16 @@ def our_command() -> str:
     folder = Path(sys.executable).parent
     found = shutil.which("headrace")
     return "headrace" if found and Path(found).parent == folder else str(folder / "headrace")
+
+
+def started(*arguments: str) -> subprocess.Popen[bytes]:
+    """Start the command line of this very installation; what it says of an error waits in its pipe."""
+    command = [sys.executable, "-m", "headrace", "--log-level", "error", *arguments]
+    null = subprocess.DEVNULL
+    return subprocess.Popen(command, stdin=null, stdout=null, stderr=subprocess.PIPE)  # noqa: S603 - our own command
+
+
+def failed(child: subprocess.Popen[bytes]) -> HeadraceError:
+    """Make the error of one that ended by itself; the message is its own."""
+    said = child.stderr.read().decode(errors="replace") if child.stderr else ""
+    return HeadraceError(f"headrace stream ended with {child.returncode}: {said.strip()}")

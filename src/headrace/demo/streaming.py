@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +11,8 @@ from pathlib import Path
 import attrs
 
 from headrace.chain import Chain
-from headrace.errors import HeadraceError, SinkUnavailableError
+from headrace.demo.place import failed, started
+from headrace.errors import SinkUnavailableError
 from headrace.layout import Layout
 from headrace.plugins.lake.local import FileStore
 
@@ -65,33 +65,18 @@ def stream_to_bronze(
     """
     kills: list[Kill] = []
     for run in range(len(kill_at) + 1):
-        command = [
-            sys.executable,
-            "-m",
-            "headrace",
-            "--log-level",
-            "error",
-            "stream",
-            source.format(run=run),
-            f"file://{lake}",
-        ]
-        command += ["--until-end", "--flush-records", str(flush_records), "--puts-in-flight", "1"]
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)  # noqa: S603
+        bounds = ("--until-end", "--flush-records", str(flush_records), "--puts-in-flight", "1")
         goal = kill_at[run] if run < len(kill_at) else None
-        try:
-            _watch(child, lambda: _count(lake, stream), goal, watch)
-        finally:
-            if child.poll() is None:
-                child.kill()
-                child.wait()
-        if child.returncode == -signal.SIGKILL:
-            ends = dict(_ends(lake, stream))
-            kills.append(Kill(stream, child.pid, ends, _count(lake, stream)))
-        elif child.returncode != 0:
-            said = child.stderr.read().decode(errors="replace") if child.stderr else ""
-            raise HeadraceError(f"headrace stream ended with {child.returncode}: {said.strip()}")
-        if child.stderr is not None:
-            child.stderr.close()
+        with started("stream", source.format(run=run), f"file://{lake}", *bounds) as child:
+            try:
+                _watch(child, lambda: _count(lake, stream), goal, watch)
+            finally:
+                child.kill()  # one that is over hears nothing
+            if child.returncode == -signal.SIGKILL:
+                ends = dict(_ends(lake, stream))
+                kills.append(Kill(stream, child.pid, ends, _count(lake, stream)))
+            elif child.returncode != 0:
+                raise failed(child)
     return kills
 
 
