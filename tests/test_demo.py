@@ -204,6 +204,12 @@ def test_folder_of_others(tmp_path: Path):
     assert ["mine.txt"] == [path.name for path in tmp_path.iterdir()]
 
 
+def test_shares_are_whole(shown):
+    """The page counts shares as a person does: without the digits that the column has for parts of one."""
+    page = (shown[0] / "report.html").read_text(encoding="utf-8")
+    assert 3 == len(re.findall(r"%, [\d,]+ shares<", page))
+
+
 def test_page_escapes(shown, tmp_path: Path):
     """A problem's text is text, whatever is in it."""
     feeds = write_feeds(tmp_path)

@@ -100,7 +100,7 @@ def _verdict(page: Page) -> str:
 def _sessions(warehouse: Path) -> list[tuple[str, list[Minute]]]:
     with duckdb.connect(str(warehouse), read_only=True) as connection:
         rows = connection.execute(
-            "SELECT time::TIMESTAMP, close::DOUBLE, volume FROM bars WHERE symbol = 'AAPL' ORDER BY time"
+            "SELECT time::TIMESTAMP, close::DOUBLE, volume::BIGINT FROM bars WHERE symbol = 'AAPL' ORDER BY time"
         ).fetchall()
     days: dict[str, list[Minute]] = {}
     for time, *rest in rows:
