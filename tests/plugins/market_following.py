@@ -146,9 +146,10 @@ def values(lake: Path, stream: str) -> list[dict[str, Any]]:
     return [json.loads(line)["value"] for o in objects for line in gzip.decompress(o.read_bytes()).splitlines()]
 
 
-def until(condition: Callable[[], bool]) -> None:
+def until(condition: Callable[[], bool], shown: Callable[[], object] = str) -> None:
+    """Wait for it; where that is in vain, *shown* says what is there instead."""
     for _ in range(6_000):
         if condition():
             return
         threading.Event().wait(0.01)
-    raise TimeoutError("it did not come true in 60 s")
+    raise TimeoutError(f"it did not come true in 60 s: {shown()}")

@@ -382,6 +382,10 @@ def test_killed_in_the_middle(tmp_path: Path):
         def gaps() -> list[dict[str, Any]]:
             return values(tmp_path / "lake", "coinbase.gaps")
 
+        def asked_for() -> set[str]:
+            """The gaps before a process began, as far as they were fetched and that is stored."""
+            return {g["id"] for g in gaps() if "partly: from" in (g["backfill"] or "")}
+
         waits = "reconnect_first_s=0.05&backfill_after_s=0.05&producer=p"
         feed = f"coinbase://BTC-USD?address={exchange.address}&history_address={exchange.history_address}&{waits}"
         command = [sys.executable, "-m", "headrace", "stream", feed, lake, "--flush-age", "50ms"]
@@ -389,6 +393,8 @@ def test_killed_in_the_middle(tmp_path: Path):
             exchange.wait_for_clients()
             sent(*range(1, 21))
             until(lambda: len(values(tmp_path / "lake", "coinbase.trades")) >= 20)
+            # what was before it began was asked for, and that is stored: else it may be killed before it is
+            until(lambda: len(asked_for()) == 1, gaps)
             exchange.faults = ["", "", "hold"]
             with away(exchange):
                 sent(*range(21, 61))
@@ -400,7 +406,7 @@ def test_killed_in_the_middle(tmp_path: Path):
         with process(command) as second:
             exchange.wait_for_clients()
             sent(62)
-            until(lambda: 2 == len({g["id"] for g in gaps() if "partly: from" in (g["backfill"] or "")}))
+            until(lambda: len(asked_for()) == 2, gaps)
             second.terminate()
             assert 0 == second.wait(30)
     numbers = [value["trade_id"] for value in values(tmp_path / "lake", "coinbase.trades")]
