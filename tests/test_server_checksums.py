@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from headrace.testing.servers import kafka, minio, snowflake, toxiproxy, versity
-from headrace.testing.servers.cache import NotWhatWasPinnedError, verify_file, verify_files
+from headrace.testing.servers import kafka, minio, postgres, snowflake, toxiproxy, versity
+from headrace.testing.servers.cache import NotWhatWasPinnedError, ServerMissing, verify_file, verify_files
 
 REFUSED = "THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE"
 
@@ -80,6 +80,23 @@ def test_the_browser(program: Callable[[str, str], Path], tmp_path: Path):
     with pytest.raises(NotWhatWasPinnedError, match=r"sparticuz-chromium\.tgz: found sha512-\S+, expected sha512-4ZKe"):
         chromium.folder()
     assert ["npm"] == [call.split()[0] for call in told(tmp_path)]
+    nothing_is_kept(tmp_path)
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64", "riscv64"])
+def test_postgres(program: Callable[[str, str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machine: str):
+    """A jar with other bytes is not unpacked; and where there is none for a processor, that is said."""
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    kind = {"x86_64": "amd64", "aarch64": "arm64v8"}.get(machine, "")
+    jar = f"embedded-postgres-binaries-linux-{kind}-{postgres.VERSION}.jar"
+    program("mvn", f"os.mkdir('jars'); pathlib.Path('jars', {jar!r}).write_bytes(b'another')")
+    if not kind:
+        with pytest.raises(ServerMissing, match="no PostgreSQL for riscv64; there is one for x86_64, aarch64"):
+            postgres.programs()
+        return
+    digest = {"x86_64": "Ww4Kgv3C", "aarch64": "thC[+]5KVN"}[machine]
+    with pytest.raises(NotWhatWasPinnedError, match=rf"{jar}: found sha512-\S+, expected sha512-{digest}"):
+        postgres.programs()
     nothing_is_kept(tmp_path)
 
 

@@ -49,11 +49,17 @@ def processes(session: int) -> dict[int, str]:
 
 @attrs.define(kw_only=True, eq=False)
 class Airflow:
-    """`airflow standalone`, with a home that outlives its processes."""
+    """
+    `airflow standalone`, with a home that outlives its processes.
+
+    Attributes:
+        database: Where it keeps its state. Not SQLite: while a backfill begins there nobody else is served, and requests fail.
+    """
 
     home: Path
     dags: Path
     environment: Mapping[str, str] = attrs.field(repr=False)
+    database: str = attrs.field(repr=False)
     _ports: list[int] = attrs.field(factory=lambda: free_ports(3), init=False)
     _sessions: list[int] = attrs.field(factory=list, init=False)
     _token: str = attrs.field(default="", init=False, repr=False)
@@ -73,8 +79,7 @@ class Airflow:
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW__CORE__DAGS_FOLDER": str(self.dags),
             "AIRFLOW__CORE__PARALLELISM": "4",
-            # a busy machine's SQLite is locked for longer than the five seconds that a request waits by default
-            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{self.home.resolve()}/airflow.db?timeout=60",
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": self.database,
             "AIRFLOW__API__HOST": "127.0.0.1",
             "AIRFLOW__API__PORT": api,
             "AIRFLOW__API__BASE_URL": self.base,  # without it every task asks port 8080, and fails
@@ -187,18 +192,9 @@ class Airflow:
         self.ask("POST", f"/api/v2/dags/{dag}/clearTaskInstances", of)
 
     def backfill(self, dag: str, begin: str, end: str) -> None:
-        """
-        Have a DAG run for the days between, both too, two at a time.
-
-        By the command line: the server answers 503, for it does not make backfills on SQLite while others write there. The
-        command line fails then, too, though not as often: this wants a PostgreSQL.
-        """
-        days = ("--from-date", f"{begin}T00:00:00Z", "--to-date", f"{end}T23:59:59Z")
-        command = [str(BIN / "airflow"), "backfill", "create", "--dag-id", dag, *days, "--max-active-runs", "2"]
-        done = subprocess.run(
-            command, env=self.settings(), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+        """Have a DAG run for the days between, both too, two at a time."""
+        days = {"from_date": f"{begin}T00:00:00Z", "to_date": f"{end}T23:59:59Z"}
+        self.ask("POST", "/api/v2/backfills", {"dag_id": dag, **days, "max_active_runs": 2})
 
     def trigger(self, dag: str, **conf: object) -> str:
         return self.ask("POST", f"/api/v2/dags/{dag}/dagRuns", {"logical_date": None, "conf": conf})["dag_run_id"]

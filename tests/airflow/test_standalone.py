@@ -7,6 +7,7 @@ are killed, frozen, paused and cleared.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,8 +15,10 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
+import psycopg2
 import pytest
 from standalone import until
 from world import DUCKDB, FULL, PIECES, SNOWFLAKE, WAREHOUSES, World, say, world
@@ -162,12 +165,19 @@ def test_complete(world: World):
 
 
 def test_secrets(world: World):
-    """No file that is left holds a password of a connection: no log, no database, no report."""
+    """Nothing that is left holds a password of a connection: no log, no table of Airflow's, no report."""
     assert world.told() == []
     leak = world.folder / "airflow" / "logs" / "leak.log"
-    for secret in world.secrets:  # the negative control: what is looked for would be found
-        leak.write_text(f"connecting as {secret}")
-        assert world.told() == [str(leak)]
+    with closing(psycopg2.connect(f"postgresql://{world.postgres.url}")) as connection:
+        connection.autocommit = True
+        cursor = connection.cursor()
+        cursor.execute("CREATE TABLE leak (said json)")
+        for secret in world.secrets:  # the negative control: what is looked for would be found
+            leak.write_text(f"connecting as {secret}")
+            cursor.execute("INSERT INTO leak VALUES (%s)", [json.dumps({"uri": f"s3://key:{secret}@bucket"})])
+            assert world.told() == [str(leak), "leak"]
+            cursor.execute("TRUNCATE leak")
+        cursor.execute("DROP TABLE leak")
     leak.unlink()
 
 

@@ -1,4 +1,4 @@
-"""Kafka, MinIO, a DuckDB file, an emulated Snowflake, an Airflow that knows them; a day of trades that comes in pieces."""
+"""Kafka, MinIO, DuckDB, an emulated Snowflake, an Airflow on PostgreSQL that knows them; a day of trades that comes in pieces."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from urllib.parse import quote
 
 import attrs
 import duckdb
+import psycopg2
 from standalone import DAGS, SECRET, Airflow, until
 
 from headrace import FlushPolicy, Pipeline, Registry
 from headrace.testing.servers.kafka import Kafka
 from headrace.testing.servers.minio import Minio
+from headrace.testing.servers.postgres import Postgres
 from headrace.testing.servers.snowflake import Snowflake, SnowflakeEndpoint
 from headrace.testing.servers.topics import Topics
 from headrace.testing.ticks import real_bars, real_ticks
@@ -42,6 +44,7 @@ class World:
 
     folder: Path
     kafka: Kafka
+    postgres: Postgres
     airflow: Airflow
     snowflake: SnowflakeEndpoint
     schema: str
@@ -175,13 +178,29 @@ class World:
             assert len(found) > 1
 
     def told(self) -> list[str]:
-        """Files that hold a secret, plain or as a URI has it: Airflow's logs, its database, what it printed, reports, bars."""
+        """Where a secret is kept, plain or as a URI has it: files, be they Airflow's, reports or bars; tables of Airflow's."""
         words = {*self.secrets, *(quote(secret, safe="") for secret in self.secrets)}
         secret = re.compile("|".join(map(re.escape, words)).encode())
         folders = [self.folder / name for name in ("airflow", "reports", "files")]
         files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
         assert any(path.suffix == ".log" for path in files)
-        return [str(path) for path in files if secret.search(path.read_bytes())]
+        tables = self._tables()
+        assert len(tables["dag_run"]) > 1_000
+        return [
+            *(str(path) for path in files if secret.search(path.read_bytes())),
+            *(name for name, held in tables.items() if secret.search(held)),
+        ]
+
+    def _tables(self) -> dict[str, bytes]:
+        """What Airflow's database holds."""
+        with closing(psycopg2.connect(f"postgresql://{self.postgres.url}")) as connection:
+            cursor, found = connection.cursor(), {}
+            cursor.execute("SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'")
+            for (name,) in cursor.fetchall():
+                # each row as its text, one a line: what stands in it is not escaped
+                cursor.execute(f'SELECT each::text FROM "{name}" AS each')
+                found[name] = "\n".join(row for (row,) in cursor).encode()
+            return found
 
 
 @contextmanager
@@ -193,6 +212,7 @@ def world(folder: Path) -> Iterator[World]:
         password = f"pa/{SECRET}@%:&"
         # a transaction whose client was killed is rolled back, as the service does after some minutes
         server = stack.enter_context(Snowflake(folder=folder / "snowflake", password=password, idle_s=15))
+        postgres = stack.enter_context(Postgres(folder=folder / "postgres"))
         topics = Topics(bootstrap=kafka.bootstrap)
         for_ever = {
             "retention.ms": "-1"
@@ -228,11 +248,17 @@ def world(folder: Path) -> Iterator[World]:
             for name, of in connections.items()
         }
         airflow = stack.enter_context(
-            Airflow(home=folder / "airflow", dags=both_warehouses(folder), environment=environment)
+            Airflow(
+                home=folder / "airflow",
+                dags=both_warehouses(folder),
+                environment=environment,
+                database=f"postgresql+psycopg2://{postgres.url}",
+            )
         )
         made = World(
             folder=folder,
             kafka=kafka,
+            postgres=postgres,
             airflow=airflow,
             snowflake=snowflake,
             schema=schema,
