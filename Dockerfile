@@ -4,7 +4,7 @@
 #   docker build -t headrace --build-arg LOCK=docker/lock.parquet .   with Parquet
 #   docker build -t headrace-airflow --target airflow .               Airflow, headrace and the example DAGs
 #
-# What is installed is the wheel of this checkout and what a lock names: by hash, but in Airflow's, which has versions alone.
+# What is installed is the wheel of this checkout and what a lock names, by hash.
 # The base is pinned by its tag; where yours shall be the same to the byte, pin it by its digest as well, which
 # `docker buildx imagetools inspect python:TAG` tells:
 #
@@ -44,7 +44,7 @@ COPY tests/airflow/lock lock
 COPY --from=wheel /build/dist dist
 RUN --mount=type=cache,target=/root/.cache/uv \
     python -m venv --without-pip /opt/headrace \
-    && /opt/tools/bin/uv pip install --quiet --python /opt/headrace --only-binary :all: -r lock \
+    && /opt/tools/bin/uv pip install --quiet --python /opt/headrace --require-hashes --only-binary :all: -r lock \
     && /opt/tools/bin/uv pip install --quiet --python /opt/headrace --no-deps --no-index dist/*.whl
 
 # ---- what runs --------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from headrace.testing.servers import kafka, minio, versity
+from headrace.testing.servers import kafka, minio, postgres, versity
 
 yaml = pytest.importorskip("yaml", reason="`nox -s compose` brings what reads the file")
 
@@ -19,7 +19,7 @@ TEXT = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
 COMPOSE: dict[str, Any] = yaml.safe_load(TEXT)
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 ONCE = {"topics", "bucket", "versity-bucket"}
-SERVERS = {"kafka", "minio", "versity"}
+SERVERS = {"kafka", "minio", "postgres", "versity"}
 OURS = {"feed", "bronze", "silver", "audit"}
 EXAMPLE = (ROOT / ".env.example").read_text(encoding="utf-8")
 
@@ -34,7 +34,7 @@ def test_what_there_is():
     assert by_profile == {
         "always": {"kafka", "minio", "topics", "bucket"},
         "small": {"feed", "bronze", "silver"},
-        "full": {"feed", "bronze", "airflow"},
+        "full": {"feed", "bronze", "airflow", "postgres"},
         "test": {"versity", "versity-bucket"},
         "audit": {"audit"},
     }
@@ -45,7 +45,7 @@ def test_images_are_pinned(name: str):
     """By a tag that says a version, never by one that moves; those that are built here have the project's own."""
     image, _, tag = SERVICES[name]["image"].partition(":")
     assert image
-    assert re.fullmatch(r"v?\d+\.\d+\.\d+|RELEASE\.\d{4}-\d\d-\d\dT[\d-]+Z", tag)
+    assert re.fullmatch(r"v?\d+\.\d+(\.\d+)?|RELEASE\.\d{4}-\d\d-\d\dT[\d-]+Z", tag)
     assert ("build" in SERVICES[name]) == image.startswith("headrace")
     if "build" in SERVICES[name]:
         assert PROJECT["version"] == tag
@@ -89,13 +89,14 @@ def test_secrets_come_from_outside():
         for key, value in service.get("environment", {}).items()
         if re.search(r"KEY|SECRET|PASSWORD|USER", key)
     ]
-    assert len(secret) == 17
+    assert len(secret) == 18
     for key, value in secret:
-        assert re.fullmatch(r"\$\{\w+(_KEY|_SECRET|_KEY_ID):(-|\?[^}]*\.env[^}]*)\}", value), key
-    for said in re.findall(r"\$\{(?:S3_\w+_KEY|AIRFLOW_SECRET)([^}]*)\}", TEXT):
+        assert re.fullmatch(r"\$\{\w+(_KEY|_SECRET|_KEY_ID|_PASSWORD):(-|\?[^}]*\.env[^}]*)\}", value), key
+    for said in re.findall(r"\$\{(?:S3_\w+_KEY|AIRFLOW_(?:SECRET|DB_PASSWORD))([^}]*)\}", TEXT):
         assert said == ":?put it into .env, as .env.example shows"
     assert re.search(r"^S3_SECRET_KEY=$", EXAMPLE, re.MULTILINE)
     assert re.search(r"^AIRFLOW_SECRET=$", EXAMPLE, re.MULTILINE)
+    assert re.search(r"^AIRFLOW_DB_PASSWORD=$", EXAMPLE, re.MULTILINE)
     assert "/.env" in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
     assert "!.env" not in (ROOT / ".dockerignore").read_text(encoding="utf-8")
     assert "*" in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
@@ -212,6 +213,15 @@ def test_minio_is_the_native_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert ":9000" == option(there["command"], "--address")
     assert server.environment().keys() == there["environment"].keys()
     assert "off" == there["environment"]["MINIO_BROWSER"] == server.environment()["MINIO_BROWSER"]
+
+
+def test_postgres_is_the_native_one():
+    """The version; and Airflow is told of the same password."""
+    there = SERVICES["postgres"]
+    assert postgres.VERSION == there["image"].partition(":")[2] + ".0"  # the native one counts its own packages
+    password = there["environment"]["POSTGRES_PASSWORD"]
+    url = f"postgresql+psycopg2://postgres:{password}@postgres:5432/postgres"
+    assert url == SERVICES["airflow"]["environment"]["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
 
 
 def test_versity_is_the_native_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -23,6 +23,7 @@ from project import ROOT, Service
 from steps import Image
 from world import World, open_folder, started, trades, until
 
+from headrace.testing.servers.postgres import Postgres
 from headrace.testing.servers.process import free_ports
 
 TRADES = 500
@@ -94,21 +95,23 @@ def test_airflow_loads_what_bronze_stored(world: World):
 
     ports = free_ports(len(LISTENS))
     plain = world.service("airflow")
+    password = world.services["postgres"]["environment"]["POSTGRES_PASSWORD"]
+    postgres = Postgres(folder=world.image.folder / "postgres", password=password)
     environment = plain.said["environment"] | {name: str(port) for name, port in zip(LISTENS, ports, strict=True)}
     # the image knows its user's name, and this machine does not: without one Airflow does not run
     environment["LOGNAME"] = re.findall(r"(?m)^(\w+):x:10001:", (world.image.root / "etc/passwd").read_text())[0]
     airflow = attrs.evolve(
         plain,
         said={**plain.said, "command": plain.stage.command, "environment": environment},
-        places={**plain.places, "8080": str(ports[0])},
+        places={**plain.places, "8080": str(ports[0]), "postgres:5432": f"127.0.0.1:{postgres.port}"},
     )
-    with airflow:
+    with postgres, airflow:
         leader = airflow.start().process.pid
         try:
             patiently(lambda: alive(airflow) and airflow.healthy(), "Airflow is healthy", START_S)
-            (password,) = passwords(airflow)
+            (word,) = passwords(airflow)
             asked = Asked(f"http://127.0.0.1:{ports[0]}")
-            admin = {"username": "admin", "password": password}
+            admin = {"username": "admin", "password": word}
             asked.token = asked.ask("POST", "/auth/token", admin)["access_token"]
             patiently(lambda: asked.ask("GET", "/api/v2/dags")["total_entries"] == 4, "all DAGs are known", START_S)
             assert 0 == asked.ask("GET", "/api/v2/importErrors")["total_entries"]
@@ -125,7 +128,7 @@ def test_airflow_loads_what_bronze_stored(world: World):
     assert not airflow.healthy()
     assert 2 * TRADES == world.rows()
     written = [path for path in airflow.image.root.glob("opt/airflow/logs/**/*") if path.is_file()]
-    secrets = [world.minio.secret_key, environment["AIRFLOW__API_AUTH__JWT_SECRET"]]
+    secrets = [world.minio.secret_key, password, environment["AIRFLOW__API_AUTH__JWT_SECRET"]]
     assert written
     assert not [path.name for path in [*written, airflow.log] if any(s in path.read_text() for s in secrets)]
 

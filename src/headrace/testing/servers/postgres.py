@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import secrets
 import shutil
 import tarfile
 import tempfile
@@ -84,8 +85,8 @@ class Postgres(Server):
     """
 
     port: int = attrs.field(factory=free_port)
-    user: str = "airflow"
-    password: str = attrs.field(default="airflow", repr=False)
+    user: str = "postgres"
+    password: str = attrs.field(factory=lambda: secrets.token_hex(8), repr=False)
     database: str = "postgres"
     _home: Path | None = attrs.field(default=None, init=False)
 
