@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -23,9 +24,10 @@ from headrace.load import Load
 from headrace.pipeline import Pipeline
 from headrace.plugins.lake.local import FileStore
 from headrace.plugins.lake.sink import LakeSink
-from headrace.plugins.market.backlog import Chunk
+from headrace.plugins.market.backlog import Backlog, Chunk
 from headrace.plugins.market.coinbase_history import CoinbaseHistory
 from headrace.plugins.market.fetching import Fetcher
+from headrace.plugins.market.gaps import Missing
 from headrace.plugins.market.history import HistoryLostError, HistoryRefusedError, Wanted, spliced
 from headrace.plugins.market.source import FeedSource
 from headrace.plugins.market.venues import AlpacaBar, AlpacaQuote, AlpacaTrade, CoinbaseTrade
@@ -360,6 +362,47 @@ def test_the_audit_agrees(coinbase: CoinbaseExchange, tmp_path: Path, monkeypatc
     assert expected[fault] == (result.verdict, gap.state, gap.absent)
     refused = "not available: trades: no history (HTTP 404)"
     assert (refused if fault == "not kept" else "done") == gap.history
+
+
+@pytest.mark.parametrize("locked", [True, False], ids=["as it is", "without the lock"])
+def test_less_is_said_behind_what_came(
+    coinbase: CoinbaseExchange, follow, monkeypatch: pytest.MonkeyPatch, locked: bool
+):
+    """
+    A message that comes late, and the revision by which its gap is smaller, are one step: whoever settles another gap meanwhile
+    finds both or none to write. Else the gap is told as filled, and a kill takes what it was filled with.
+
+    The negative control: with a lock of his own he writes the revision, and nothing holds it back until the message is stored.
+    """
+    following = begun(follow(coins(coinbase), backfill_after_s=1e6, **QUIET), coinbase)
+    coinbase.publish(*(coinbase_match(n) for n in (1, 2, 4)))
+    following.until(lambda: len(following.values("trades")) == 3)
+    following.store()
+    backfill = following.source._supervisor._backfill
+    if not locked:
+        backfill.lock = threading.Lock()
+    settling = threading.Thread(target=backfill._filled, args=[Missing("another", "*", "of a test", 1, 2)])
+    put = Backlog.put
+
+    def meanwhile(backlog: Backlog, chunks: list[Chunk]) -> None:
+        if chunks[0].kind == "trades":
+            settling.start()
+            settling.join(0.3)
+        put(backlog, chunks)
+
+    def missing() -> list[int]:
+        return [g["missing"] for g in following.gaps() if g["cause"] == "numbers are missing"]
+
+    monkeypatch.setattr(Backlog, "put", meanwhile)
+    coinbase.publish(coinbase_match(3))
+    following.until(lambda: len(following.values("trades")) == 4)
+    settling.join(10)
+    following.until(lambda: "another" in {g["id"] for g in following.gaps()} or locked)
+    for _ in range(5):
+        following.poll()
+    assert missing() == ([1] if locked else [0])
+    following.store()
+    following.until(lambda: missing() == [0] and "another" in {g["id"] for g in following.gaps()})
 
 
 # ---- killed ---------------------------------------------------------------------------------------------------
