@@ -174,6 +174,23 @@ def test_planted_faults(world: World, tmp_path: Path):
     (tmp_path / "screen.txt").write_text(drawn(found, terminal=True))
 
 
+def test_a_marker_is_not_waited_for(world: World):
+    """A log that ends with a transaction's marker is ahead of the lake for ever, and does not stand still; a record does."""
+    world.log.produce(b'{"n":1}', partition=0, fate="open")
+    world.log.settle(abort=False)
+    world.write(world.log)
+    world.load()
+    later = world.look(late_s=0.0, clock=lambda: time.time() + 3600)
+    for _ in range(2):
+        found = later()
+        assert [1, 0] == [p.bronze_lag for p in found.streams[1].partitions]
+        assert ([], 0) == (list(found.problems), found.exit_code)
+    world.say(1)
+    world.say(0)
+    (problem,) = later().problems
+    assert "trades stands still in all of its 2 partitions: 3 offsets behind the log" in problem.what
+
+
 def test_retention_and_another_log(world: World):
     """What retention took before it was stored is told with its range; a log of the same name that is another one, as such."""
     for n in range(200, 240):
@@ -264,6 +281,27 @@ def test_document(world: World, capsys):
     assert ["trades\t0\t\t20", "trades\t1\t\t20"] == [line[:13].rstrip() for line in lines[1:3]]
     assert "nothing is wrong" == lines[3]
     assert "\x1b" not in "".join(lines)
+
+
+def test_problems_in_a_pipe(world: World, capsys):
+    """What is wrong is a line of tab-separated fields, too, as nothing else can be taken apart."""
+    world.say(41, b'{"n":"no number"}')
+    world.write(world.log)
+    world.load()
+    table = f"duckdb:///{world.folder}/w.duckdb?table=trades"
+    assert 0 == run(["status", f"file://{world.folder}/lake", table, "--stream", "trades", "--late", "1000000h"])
+    names, problem, verdict = capsys.readouterr().out.splitlines()[-3:]
+    assert ["level", "where", "problem", "what to do"] == names.split("\t")
+    assert ["look", "quarantine", "1 record broke the contract"] == problem.split("\t")[:3]
+    assert "nothing is wrong, 1 look" == verdict
+
+
+def test_a_log_without_a_group(world: World, capsys):
+    """Kafka is asked without a group, as the help says: what does not answer is a problem, and the URI is none."""
+    pytest.importorskip("confluent_kafka")
+    kafka = "kafka://127.0.0.1:9/trades?request_timeout_s=0.2s"
+    assert 2 == run(["status", f"file://{world.folder}/lake", "--source", kafka, "--late", "1000000h", "--json"])
+    assert ["log"] == [p["where"] for p in json.loads(capsys.readouterr().out)["problems"]]
 
 
 def test_watch_redraws(world: World):

@@ -14,6 +14,7 @@ from headrace.contract import Contract
 from headrace.errors import ConfigError, TransientError
 from headrace.logs import redacted
 from headrace.registry import Registry
+from headrace.source import Source
 from headrace.uri import URI
 
 _OF_THE_SINK = ("compression", "format", "guarantee")
@@ -42,7 +43,9 @@ def made(
     if not stream:
         there = sorted({name for name, _ in streams(store)})
         if len(there) != 1:
-            raise ConfigError(f"{store.place} has {len(there)} streams ({', '.join(there) or 'none'}): name one")
+            raise ConfigError(
+                f"{store.place} has {len(there)} streams ({', '.join(there) or 'none'}): name one (--stream)"
+            )
         [stream] = there
     kept = _newest_first(contract)
     loader = None
@@ -51,11 +54,7 @@ def made(
         stack.callback(loader.close)
     log = None
     if source:
-        of_source = URI.parse(source)
-        if of_source.scheme == "kafka" and "group" not in of_source.settings:
-            # never joined: an audit asks and reads without being a member of anything
-            of_source = attrs.evolve(of_source, settings={**of_source.settings, "group": _NO_GROUP})
-        log = registry.source(of_source)
+        log = looked_at(registry, source)
         stack.callback(log.close)
     return Audit(
         store=store,
@@ -68,6 +67,24 @@ def made(
         typed=bool(kept),
         earlier=kept[1:],
     )
+
+
+def looked_at(registry: Registry, source: str) -> Source:
+    """
+    Make a source that is asked and read beside its readers. One of Kafka needs no group for that, as none is joined.
+
+    Args:
+        registry: Knows the plugins.
+
+        source: Its URI.
+
+    Raises:
+        ConfigError: The URI is wrong.
+    """
+    uri = URI.parse(source)
+    if uri.scheme == "kafka" and "group" not in uri.settings:
+        uri = attrs.evolve(uri, settings={**uri.settings, "group": _NO_GROUP})
+    return registry.source(uri)
 
 
 def _newest_first(given: type | Sequence[type] | None) -> Sequence[type]:

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from headrace.auditing.making import looked_at
 from headrace.cli.lake import open_store
 from headrace.cli.options import AsJson, Epoch, Lake, LogFormat, LogLevel, StreamName, begin, some_seconds
 from headrace.cli.signals import stopping
@@ -80,7 +81,7 @@ def status(
     look = Look(
         store=store,
         warehouse=(lambda: registry.ledger(warehouse)) if warehouse else None,
-        source=registry.source(source) if source else None,
+        source=looked_at(registry, source) if source else None,
         stream=stream or named,
         epoch=epoch or named_epoch,
         late_s=late,

@@ -73,8 +73,9 @@ class Screen:
             "silver_record_ms",
         )
         self._output.table("", ("stream", "partition", *names), rows)
-        for problem in status.problems:
-            self._output.line(f"{problem.level}\t{problem.where}\t{problem.what}\t{problem.advice}")
+        if status.problems:
+            told = [(p.level, p.where, p.what, p.advice) for p in status.problems]
+            self._output.table("", ("level", "where", "problem", "what to do"), told)
         self._output.line(_verdict(status)[0])
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import dropwhile
 
 from headrace.errors import HeadraceError
 from headrace.status.asking import Asked
@@ -12,7 +13,14 @@ from headrace.units import counted, format_seconds
 _NAMED = 8
 
 
-def of_chain(stream: str, asked: Asked, at_s: float, late_s: float, uris: tuple[str, str, str]) -> Iterator[Problem]:
+def of_chain(
+    stream: str,
+    asked: Asked,
+    at_s: float,
+    late_s: float,
+    uris: tuple[str, str, str],
+    has_record: Callable[[PartitionStatus], bool],
+) -> Iterator[Problem]:
     """
     Judge a stream's partitions.
 
@@ -26,6 +34,8 @@ def of_chain(stream: str, asked: Asked, at_s: float, late_s: float, uris: tuple[
         late_s: What waits longer stands still.
 
         uris: Of lake, warehouse and source, for the commands that are advised.
+
+        has_record: Whether a record is in the log behind the lake's end, and not only markers.
     """
     lake = uris[0]
     for number, error in asked.errors.items():
@@ -38,7 +48,7 @@ def of_chain(stream: str, asked: Asked, at_s: float, late_s: float, uris: tuple[
     for p in asked.partitions:
         yield from _of_log(stream, p, uris)
         yield from _ahead(stream, p, uris)
-    yield from _standing_still(stream, asked.partitions, at_s, late_s, uris[2])
+    yield from _standing_still(stream, asked.partitions, at_s, late_s, uris[2], has_record)
     yield from _not_loaded(stream, asked.partitions, at_s, late_s, uris)
 
 
@@ -75,10 +85,17 @@ def _ahead(stream: str, p: PartitionStatus, uris: tuple[str, str, str]) -> Itera
 
 
 def _standing_still(
-    stream: str, partitions: Sequence[PartitionStatus], at_s: float, late_s: float, source: str
+    stream: str,
+    partitions: Sequence[PartitionStatus],
+    at_s: float,
+    late_s: float,
+    source: str,
+    has_record: Callable[[PartitionStatus], bool],
 ) -> Iterator[Problem]:
     """One problem for all partitions that lag and of which nothing was stored for too long."""
-    found = [p for p in partitions if p.bronze_lag and (p.bronze_put_s is None or at_s - p.bronze_put_s > late_s)]
+    late = [p for p in partitions if p.bronze_lag and (p.bronze_put_s is None or at_s - p.bronze_put_s > late_s)]
+    # a log that ends with a transaction's marker stays ahead of the lake. Of the rest after the first one no more is asked
+    found = list(dropwhile(lambda p: not has_record(p), late))
     if not found:
         return
     lag = sum(p.bronze_lag or 0 for p in found)

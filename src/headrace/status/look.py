@@ -16,7 +16,7 @@ from headrace.source import Source
 from headrace.status.asking import CountedStore, ask, made_from, open_gaps
 from headrace.status.audited import of_audit
 from headrace.status.judging import of_chain, of_gaps, of_quarantine, silent
-from headrace.status.result import Problem, Status, StreamStatus
+from headrace.status.result import PartitionStatus, Problem, Status, StreamStatus
 from headrace.store import Store
 
 GAPS = ".gaps"
@@ -29,7 +29,8 @@ class Look:
     Looks at log, lake and warehouse as often as it is called. What does not answer is a problem, and no error.
 
     A look asks the lake for two requests a stream, one LIST for its partitions and one for each, and for each partition two that
-    find its end where it was looked at before, about eleven where not; where the table is behind a few more.
+    find its end where it was looked at before, about eleven where not; where the table is behind a few more. Where a partition
+    seems to stand still the log is asked for its next record: a transaction's marker is none.
 
     Attributes:
         store: The lake's.
@@ -65,6 +66,8 @@ class Look:
     clock: Callable[[], float] = time.time
     _begun: dict[str, dict[int, int]] = attrs.field(factory=dict, init=False)
     """By dataset and partition where the last segment started."""
+    _bare: set[tuple[Partition, int, int]] = attrs.field(factory=set, init=False)
+    """Ranges of the log in which there is no record, and never will be."""
 
     def __call__(self) -> Status:
         """
@@ -154,12 +157,32 @@ class Look:
             problems.append(silent("silver", error, self.uris[1]))
             asked = ask(chain, None, extents, before, alone=alone)
         self._begun[pin.id] = {p.number: p.bronze_start for p in asked.partitions if p.bronze_start is not None}
-        problems += of_chain(pin.stream, asked, at_s, self.late_s, self.uris)
+        problems += of_chain(
+            pin.stream,
+            asked,
+            at_s,
+            self.late_s,
+            self.uris,
+            lambda p: self._has_record(Partition(pin.stream, p.number), p),
+        )
         lasting = None
         if gaps:
             lasting = open_gaps(chain)
             problems += of_gaps(lasting)
         return StreamStatus(pin.stream, pin.epoch, pin.id, asked.partitions, lasting)
+
+    def _has_record(self, partition: Partition, status: PartitionStatus) -> bool:
+        """Whether the log has a record behind the lake's end; where it cannot say there is one."""
+        start, end = max(status.log_low or 0, status.bronze_end or 0), status.log_end or 0
+        if self.source is None or (partition, start, end) in self._bare:
+            return self.source is None
+        try:
+            found = next(iter(self.source.reread(partition, start, end)), None)
+        except HeadraceError:
+            return True
+        if found is None:
+            self._bare.add((partition, start, end))
+        return found is not None
 
     def _quarantined(self, loader: Loader, problems: list[Problem]) -> int | None:
         try:
