@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer
 
-from headrace.errors import SinkUnavailableError
+from headrace.errors import ConfigError, SinkUnavailableError
 from headrace.plugins.kafka.client import ClientLog, made
 from headrace.plugins.kafka.sink import KafkaSink
 from headrace.records import Extent, Identity, Partition
+from headrace.registry import Registry
 
 
 def test_a_lost_connection_is_said_once_in_a_while(caplog: pytest.LogCaptureFixture):
@@ -53,3 +55,48 @@ def test_a_sink_that_has_asked_for_its_topic_keeps_no_client_for_it():
     with pytest.raises(SinkUnavailableError):
         sink.bind({Partition("ticks", 0): extent})
     assert sink._topics._admin is None
+
+
+@pytest.mark.parametrize("kind", ["source", "sink"])
+def test_secrets_from_a_file(tmp_path: Path, kind: str):
+    """A password need not stand in a URI, which the list of processes shows: it is in a file, as it is, and in no repr."""
+    file = tmp_path / "kafka.properties"
+    file.write_text(
+        "# of the reader\n\nsasl.username = reader\nsasl.password=pa/ss@w=rd%41#\nsocket.keepalive.enable=true\n"
+    )
+    uri = f"kafka://127.0.0.1:9/trades?group=g&settings_file={file}&socket.keepalive.enable=false".replace(
+        "group=g&" if kind == "sink" else "", ""
+    )
+    made = getattr(Registry.discover(), kind)(uri)
+    assert {
+        "sasl.username": "reader",
+        "sasl.password": "pa/ss@w=rd%41#",
+        "socket.keepalive.enable": "false",
+    } == made.client_settings
+    assert "pa/ss" not in f"{made!r} {made}"
+    named = getattr(Registry.discover(), kind)(uri.replace("kafka://", "kafka://another@"))
+    assert ("another", "pa/ss@w=rd%41#") == (
+        named.client_settings["sasl.username"],
+        named.client_settings["sasl.password"],
+    )
+    made.close()
+    named.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("s3cret\n", r"line 1: expected name=value$"),
+        ("a.b=1\na.b=s3cret\n", r"line 2: expected a name once$"),
+        (None, r"cannot be read: No such file or directory$"),
+        (b"\xff", r"cannot be read: it is no UTF-8$"),
+    ],
+)
+def test_a_file_of_settings_that_is_none(tmp_path: Path, text: str | bytes | None, said: str):
+    """What is wrong with it is told by its line, and nothing of what stands there."""
+    file = tmp_path / "kafka.properties"
+    if text is not None:
+        file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ConfigError, match=said) as found:
+        Registry.discover().source(f"kafka://127.0.0.1:9/trades?group=g&settings_file={file}")
+    assert "s3cret" not in str(found.value)

@@ -100,6 +100,23 @@ def test_a_user_reads_and_publishes(secured: Secured, tmp_path: Path, stored: St
     assert expected == {**stored(tmp_path / "lake"), **stored(tmp_path / "again")}
 
 
+def test_a_file_of_secrets(secured: Secured, tmp_path: Path, stored: Stored):
+    """What the page on a secure Kafka writes into a file reaches every client: reader, publisher and questions."""
+    name, again = secured.topics.make(partitions=1), secured.topics.make(partitions=1)
+    secured.topics.publish(name, [b"1", b"2"])
+    file = tmp_path / "kafka.properties"
+    file.write_text(
+        "security.protocol=sasl_ssl\nsasl.mechanism=SCRAM-SHA-512\nsasl.username=alice\n"
+        f"sasl.password={PASSWORD}\nssl.ca.location={secured.authority.certificate}\n"
+    )
+    place = f"kafka://{secured.cluster.address('tls')}"
+    stream(f"{place}/{name}?group=g&settings_file={file}", f"file://{tmp_path}/lake")
+    stream(f"file://{tmp_path}/lake", f"{place}/{again}?settings_file={file}")
+    stream(f"{place}/{again}?group=g&settings_file={file}", f"file://{tmp_path}/again")
+    expected = {(n, 0, i): value for n in (name, again) for i, value in enumerate((b"1", b"2"))}
+    assert expected == {**stored(tmp_path / "lake"), **stored(tmp_path / "again")}
+
+
 @pytest.mark.parametrize("how", ["plain", "scram-256", "scram-512"])
 def test_a_wrong_password(secured: Secured, tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture):
     """It is refused as a setting that is wrong, at once, and told nowhere."""

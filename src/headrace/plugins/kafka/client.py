@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TypeVar
 
 import attrs
@@ -168,8 +169,36 @@ def merged(fixed: Mapping[str, object], defaults: Mapping[str, object], given: M
 
 
 def credentials(uri: URI) -> dict[str, str]:
-    """Take ``user:password@`` from the URI as SASL's."""
-    return {"sasl.username": uri.user, "sasl.password": uri.password} if uri.user else {}
+    """Take ``user:password@`` from the URI as SASL's; what is not there may stand in a file."""
+    given = {"sasl.username": uri.user, "sasl.password": uri.password}
+    return {name: value for name, value in given.items() if value}
+
+
+def from_file(path: str) -> dict[str, str]:
+    """
+    Read settings of librdkafka from a file: one ``name=value`` a line, as it is, with nothing encoded; ``#`` begins a comment.
+
+    Args:
+        path: Of the file; "" for none.
+
+    Raises:
+        ConfigError: It cannot be read, or a line is none of these. Nothing of what it says is shown.
+    """
+    found: dict[str, str] = {}
+    try:
+        text = Path(path).read_text(encoding="utf-8") if path else ""
+    except (OSError, UnicodeDecodeError) as exc:
+        why = exc.strerror if isinstance(exc, OSError) else "it is no UTF-8"
+        raise ConfigError(f"settings_file={path}: cannot be read: {why}") from exc
+    for number, line in enumerate(text.split("\n"), 1):
+        name, equals, value = (word.strip() for word in line.partition("="))
+        if not name or name.startswith("#"):
+            continue
+        if not equals or name in found:
+            expected = "a name once" if equals else "name=value"
+            raise ConfigError(f"settings_file={path}: line {number}: expected {expected}")
+        found[name] = value
+    return found
 
 
 def connection(settings: Mapping[str, object]) -> dict[str, object]:

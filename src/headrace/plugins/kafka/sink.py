@@ -11,7 +11,7 @@ from confluent_kafka import KafkaException, Producer
 
 from headrace.errors import CommitUnknownError, ConfigError
 from headrace.finding import Finding
-from headrace.plugins.kafka.client import PLAIN, connection, credentials, made, merged, topics_of
+from headrace.plugins.kafka.client import PLAIN, connection, credentials, from_file, made, merged, topics_of
 from headrace.plugins.kafka.doctor import check_sink
 from headrace.plugins.kafka.exactly_once import PositionsInTopic
 from headrace.plugins.kafka.publish import Attempt, KafkaDraft, produce
@@ -81,6 +81,9 @@ class KafkaSink(Sink):
 
         delivery_timeout_s: How long a record is tried before its commit is not known; not for exactly-once.
 
+        settings_file: Settings of librdkafka that no list of processes shall show, such as ``sasl.password=…``: one a line, as it
+            is. What is said beside it wins.
+
         client_settings: Any setting of librdkafka; those that order, idempotence and transactions rest on are refused.
 
         clock: Monotonic seconds.
@@ -106,6 +109,7 @@ class KafkaSink(Sink):
     position_max_age_s: float = attrs.field(default=3600.0, validator=attrs.validators.ge(1.0))
     request_timeout_s: float = 10.0
     delivery_timeout_s: float = 120.0
+    settings_file: str = ""
     client_settings: Mapping[str, str] = attrs.field(factory=dict, repr=False)
     clock: Callable[[], float] = time.monotonic
     _topics: Topics = attrs.field(init=False)
@@ -113,6 +117,7 @@ class KafkaSink(Sink):
     _positions: PositionsInTopic | None = attrs.field(default=None, init=False)  # where they are for exactly-once
 
     def __attrs_post_init__(self) -> None:
+        self.client_settings = {**from_file(self.settings_file), **self.client_settings}
         self.rereads = self.guarantee == "exactly-once"
         if self.rereads and STREAM in self.topic:
             raise ConfigError(

@@ -11,7 +11,7 @@ from confluent_kafka import KafkaException, Message
 
 from headrace.errors import ConfigError, SourceUnavailableError
 from headrace.finding import Finding
-from headrace.plugins.kafka.client import PLAIN, connection, credentials, told, topics_of
+from headrace.plugins.kafka.client import PLAIN, connection, credentials, from_file, told, topics_of
 from headrace.plugins.kafka.cluster import Cluster
 from headrace.plugins.kafka.doctor import check_source
 from headrace.plugins.kafka.group import Member
@@ -61,6 +61,9 @@ class KafkaSource(Source):
 
         lag_timeout_s: How long answers of a broker that lags behind are asked for again, before their partition stops.
 
+        settings_file: Settings of librdkafka that no list of processes shall show, such as ``sasl.password=…``: one a line, as it
+            is. What is said beside it wins.
+
         client_settings: Any setting of librdkafka; those that the protocol fixes are refused.
 
         clock: Monotonic seconds.
@@ -77,6 +80,7 @@ class KafkaSource(Source):
     queue_bytes: int = 16 << 20
     request_timeout_s: float = 10.0
     lag_timeout_s: float = 30.0
+    settings_file: str = ""
     client_settings: Mapping[str, str] = attrs.field(factory=dict, repr=False)
     clock: Callable[[], float] = time.monotonic
     _cluster: Cluster = attrs.field(init=False, repr=False)
@@ -85,6 +89,7 @@ class KafkaSource(Source):
     _reading: Reading = attrs.field(init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
+        self.client_settings = {**from_file(self.settings_file), **self.client_settings}
         if not self.group:
             raise ConfigError(
                 f"kafka://{self.bootstrap}/{','.join(self.topics)} needs a consumer group: add ?group=NAME"
