@@ -171,12 +171,16 @@ def test_secrets(world: World):
     with closing(psycopg2.connect(f"postgresql://{world.postgres.url}")) as connection:
         connection.autocommit = True
         cursor = connection.cursor()
-        cursor.execute("CREATE TABLE leak (said json)")
+        cursor.execute("CREATE TABLE leak (said json, kept bytea)")
         for secret in world.secrets:  # the negative control: what is looked for would be found
             leak.write_text(f"connecting as {secret}")
-            cursor.execute("INSERT INTO leak VALUES (%s)", [json.dumps({"uri": f"s3://key:{secret}@bucket"})])
-            assert world.told() == [str(leak), "leak"]
-            cursor.execute("TRUNCATE leak")
+            for column, value in {
+                "said": json.dumps({"uri": f"s3://key:{secret}@bucket"}),
+                "kept": secret.encode(),
+            }.items():
+                cursor.execute(f"INSERT INTO leak ({column}) VALUES (%s)", [value])
+                assert world.told() == [str(leak), "leak"]
+                cursor.execute("TRUNCATE leak")
         cursor.execute("DROP TABLE leak")
     leak.unlink()
 

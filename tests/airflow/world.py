@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
@@ -192,14 +193,14 @@ class World:
         ]
 
     def _tables(self) -> dict[str, bytes]:
-        """What Airflow's database holds."""
+        """What Airflow's database holds, as it is kept: as text, what is binary would stand there in hexadecimal digits."""
         with closing(psycopg2.connect(f"postgresql://{self.postgres.url}")) as connection:
             cursor, found = connection.cursor(), {}
-            cursor.execute("SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'")
+            cursor.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
             for (name,) in cursor.fetchall():
-                # each row as its text, one a line: what stands in it is not escaped
-                cursor.execute(f'SELECT each::text FROM "{name}" AS each')
-                found[name] = "\n".join(row for (row,) in cursor).encode()
+                rows = io.BytesIO()
+                cursor.copy_expert(f'COPY "{name}" TO STDOUT (FORMAT binary)', rows)
+                found[name] = rows.getvalue()
             return found
 
 
