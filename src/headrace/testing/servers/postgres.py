@@ -104,6 +104,7 @@ class Postgres(Server):
         home, plain = self._place(), self._plain()
         if not self.data.exists():
             secret = home / "password"
+            secret.touch(mode=0o600)
             secret.write_text(self.password, encoding="utf-8")
             self.data.mkdir(mode=0o700)
             if os.geteuid() == 0:
@@ -129,8 +130,19 @@ class Postgres(Server):
         lines = told.read_text(encoding="utf-8").splitlines() if told.exists() else []
         return self._process is not None and lines[:1] == [str(self._process.pid)] and lines[7:] == ["ready   "]
 
+    def start(self) -> None:
+        try:
+            super().start()
+        except BaseException:
+            self._forget()  # nobody stops what did not start
+            raise
+
     def stop(self, timeout_s: float = 30.0) -> None:
         super().stop(timeout_s)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Take its copy and its data away."""
         if self._home is not None:
             shutil.rmtree(self._home)
             self._home = None
