@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import attrs
 import pytest
 from confluent_kafka import KafkaError, Message
 
-from headrace.errors import IdentityError
+from headrace.errors import DataError, IdentityError
+from headrace.plugins.kafka import columns
 from headrace.plugins.kafka.cluster import EARLIEST
 from headrace.plugins.kafka.places import AGAIN_S, Places
 from headrace.plugins.kafka.reading import Reading
-from headrace.records import Batch, BelowLog, Event, Failed, Partition, Reached, Start
+from headrace.records import Batch, BelowLog, Event, Failed, Hint, Partition, Reached, Start
 
 T = Partition("t", 0)
 GONE = KafkaError(KafkaError._AUTO_OFFSET_RESET, "fetch failed: out of range")
@@ -182,3 +184,48 @@ def test_nothing_is_asked_behind_an_assignment():
     world.places.move({partition: Start(10, 3, 2) for partition in others})
 
     assert world.client.asked == ["unassign", "resume", "assign"]
+
+
+@pytest.fixture
+def unreadable(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """Offsets of records whose headers the client library fails to read, once; asked again it says that there are none."""
+    offsets: set[int] = set()
+
+    def headers(asked: Message) -> None:
+        if asked.offset() in offsets:
+            offsets.remove(asked.offset())
+            raise SystemError("returned a result with an exception set")
+
+    kept = {name: getattr(Message, name) for name in ("topic", "partition", "offset", "timestamp", "key", "value")}
+    monkeypatch.setattr(columns, "Message", SimpleNamespace(**kept, headers=headers))
+    return offsets
+
+
+def test_a_record_that_cannot_be_read(world: World, unreadable: set[int]):
+    """What lies before it is read; it is told by its offset when that is stored, as the way out takes both from the log."""
+    unreadable.add(12)
+    events = world.records(10, 20, 3)
+    assert [(10, 12)] == spans(events)
+    assert world.records(20, 30, 3) == world.reading.said_late() == []
+    world.reading.stored({T: Hint(11, None, "d")})
+    assert [] == world.reading.said_late()
+    world.reading.stored({T: Hint(12, None, "d")})
+    (failed,) = world.reading.said_late()
+    assert isinstance(failed, Failed)
+    assert DataError is type(failed.error)
+    assert "t/0: the client library cannot read the headers of the record at 12: a header's name is not UTF-8" in str(
+        failed.error
+    )
+    assert [] == world.reading.said_late()
+
+
+def test_the_next_record_cannot_be_read(world: World, unreadable: set[int]):
+    """Where nothing lies before it, it is told at once; from elsewhere the partition is read on, and nothing old is said."""
+    unreadable.update((10, 31))
+    (failed,) = world.records(10, 20, 3)
+    assert "the record at 10:" in str(failed.error)
+    world.places.move({T: Start(30, 3, 2)})
+    assert [(30, 31)] == spans(world.records(30, 32, 3))
+    world.reading.forget([T])
+    world.reading.stored({T: Hint(31, None, "d")})
+    assert [] == world.reading.said_late()

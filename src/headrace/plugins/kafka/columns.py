@@ -13,6 +13,13 @@ from headrace.records import Batch, Headers, Partition, TimestampType
 _TYPES: dict[int, TimestampType] = {TIMESTAMP_CREATE_TIME: "create", TIMESTAMP_LOG_APPEND_TIME: "append"}
 
 
+class UnreadableError(DataError):
+    """A record that the client library cannot read."""
+
+    before: list[Message]
+    """What lies before it."""
+
+
 def runs(messages: list[Message], topics: tuple[str, ...]) -> Iterator[tuple[Partition, list[Message]]]:
     """Split what one call returned into runs of one partition; mostly it is one."""
     if not messages:
@@ -80,13 +87,18 @@ def _timestamp_types(kinds: list[int]) -> list[TimestampType] | None:
 
 
 def _headers(messages: list[Message], partition: Partition) -> list[Headers | None] | None:
+    left = iter(messages)
     try:
-        column = list(map(Message.headers, messages))
-    except (SystemError, UnicodeDecodeError) as exc:  # the client's own, where a name is not UTF-8
-        raise DataError(
-            f"{partition}: the client library cannot read the headers of a record in [{messages[0].offset()},"
-            f" {messages[-1].offset()}]: a header's name is not UTF-8, which Kafka's protocol asks for; no record of it was read"
-        ) from exc
+        column = list(map(Message.headers, left))
+    except (SystemError, UnicodeDecodeError) as exc:  # the client's own; asked once more it says that there are none
+        at = len(messages) - len(list(left)) - 1
+        error = UnreadableError(
+            f"{partition}: the client library cannot read the headers of the record at {offset_of(messages[at])}: a header's name"
+            " is not UTF-8, which Kafka's protocol asks for; nothing from it on is read. Copy what you need of it, delete the"
+            ' log up to it and it, and accept the loss with on_gap="note" (--on-gap note)'
+        )
+        error.before = messages[:at]
+        raise error from exc
     if column.count(None) == len(column):
         return None
     return column  # type: ignore[return-value]  # the client's list of pairs

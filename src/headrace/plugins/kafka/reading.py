@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import attrs
 from confluent_kafka import KafkaError, Message
@@ -10,10 +10,10 @@ from confluent_kafka import KafkaError, Message
 from headrace.errors import DataError, HeadraceError, IdentityError, SourceUnavailableError
 from headrace.plugins.kafka.client import NO_TOPIC, fatal, told
 from headrace.plugins.kafka.cluster import EARLIEST, LATEST, Cluster
-from headrace.plugins.kafka.columns import batch_of, by_leader, from_offset, offset_of, runs
+from headrace.plugins.kafka.columns import UnreadableError, batch_of, by_leader, from_offset, offset_of, runs
 from headrace.plugins.kafka.group import Member
 from headrace.plugins.kafka.places import Cursor, Places, Unexplained
-from headrace.records import BelowLog, Event, Failed, Partition, Reached
+from headrace.records import Batch, BelowLog, Event, Failed, Hint, Partition, Reached
 
 _OUT_OF_RANGE = (KafkaError._AUTO_OFFSET_RESET, KafkaError._LOG_TRUNCATION, KafkaError.OFFSET_OUT_OF_RANGE)
 _PASSING = (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._TIMED_OUT)
@@ -38,6 +38,9 @@ class Reading:
     member: Member
     places: Places
     cluster: Cluster
+    withheld: dict[Partition, tuple[int, Failed]] = attrs.field(factory=dict, init=False)
+    """A failure to be said when its partition is stored up to an offset."""
+    due: list[Event] = attrs.field(factory=list, init=False)
 
     def events(self, messages: list[Message]) -> list[Event]:
         """Turn messages into events; an error among them is kept for the next poll."""
@@ -76,15 +79,47 @@ class Reading:
                     yield from self._behind(partition, cursor, f"its records at {cursor.next} are of epoch {epoch}")
                     break
                 try:
-                    batch = batch_of(part, partition, cursor.assignment, cursor.next)
-                except DataError as error:
-                    self.places.fail(partition)
-                    yield Failed(partition, cursor.assignment, error)
+                    yield self._taken(part, partition, cursor)
+                except UnreadableError as error:
+                    yield from self._unreadable(partition, cursor, error)
                     break
-                cursor.next, cursor.leader_epoch, cursor.lagging_s = batch.end, batch.leader_epoch, None
-                cursor.proven = True
-                cursor.newest_epoch = max(cursor.newest_epoch, -1 if epoch is None else epoch)
-                yield batch
+
+    def _taken(self, part: list[Message], partition: Partition, cursor: Cursor) -> Batch:
+        """Make the next batch, of one leader, and go on behind it."""
+        batch, epoch = batch_of(part, partition, cursor.assignment, cursor.next), part[0].leader_epoch()
+        cursor.next, cursor.leader_epoch, cursor.lagging_s = batch.end, batch.leader_epoch, None
+        cursor.proven = True
+        cursor.newest_epoch = max(cursor.newest_epoch, -1 if epoch is None else epoch)
+        return batch
+
+    def _unreadable(self, partition: Partition, cursor: Cursor, error: UnreadableError) -> Iterator[Event]:
+        """Read no further; say so once what lies before the record is stored, since the way out deletes it from the log."""
+        failed = Failed(partition, cursor.assignment, DataError(str(error)))
+        if error.before:
+            yield self._taken(error.before, partition, cursor)
+        self.places.fail(partition)
+        if error.before:
+            self.withheld[partition] = (cursor.next, failed)
+        else:
+            yield failed
+
+    def stored(self, hints: Mapping[Partition, Hint]) -> None:
+        """Take note of what is stored: what was withheld until then is said at the next poll."""
+        for partition, hint in hints.items():
+            end, failed = self.withheld.get(partition, (0, None))
+            if failed is not None and hint.offset >= end:
+                del self.withheld[partition]
+                self.due.append(failed)
+
+    def forget(self, partitions: Iterable[Partition]) -> None:
+        """They are read again from elsewhere, and what was withheld comes up again by itself."""
+        for partition in partitions:
+            self.withheld.pop(partition, None)
+
+    def said_late(self) -> list[Event]:
+        """What was withheld, and is to be said now."""
+        said, self.due = self.due, []
+        return said
 
     def _failed_proof(self, partition: Partition, cursor: Cursor, run: list[Message]) -> list[Event] | None:
         """Compare the record before the next one with what was read or stored there; None: it is the same log (B21)."""

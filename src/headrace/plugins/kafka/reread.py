@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from headrace.errors import SourceUnavailableError
+from headrace.errors import DataError, SourceUnavailableError
 from headrace.plugins.kafka.client import made, told
-from headrace.plugins.kafka.columns import batch_of, offset_of
+from headrace.plugins.kafka.columns import UnreadableError, batch_of, offset_of
 from headrace.records import Batch, Partition
 
 _CHUNK = 1000
@@ -33,6 +33,7 @@ def reread(
     Yield the records of ``[start, end)``, as far as the log has them.
 
     Raises:
+        DataError: The client library cannot read a record.
         SourceUnavailableError: Nothing came for *timeout_s*, and the end was not reached.
     """
     if start >= end:
@@ -42,6 +43,8 @@ def reread(
     try:
         consumer.assign([TopicPartition(partition.stream, partition.number, start)])
         yield from _batches(consumer, partition, start, end, timeout_s)
+    except UnreadableError as exc:
+        raise DataError(str(exc)) from exc
     except KafkaException as exc:
         raise told(exc.args[0], f"read {partition} again", SourceUnavailableError) from exc
     finally:

@@ -142,7 +142,7 @@ class KafkaSource(Source):
     def poll(self, owner: Owner, timeout_s: float) -> Sequence[Event]:
         self._member.owner = owner
         self._member.raise_failure()
-        events = self._catch_up(owner)
+        events = self._catch_up(owner) or self._reading.said_late()
         if not events:
             events = self._reading.events(self._consume(timeout_s))
         if not events:
@@ -150,6 +150,7 @@ class KafkaSource(Source):
         return events  # what was read is said first, a failure at the next poll
 
     def move(self, starts: Mapping[Partition, Start | None]) -> None:
+        self._reading.forget(starts)
         self._places.move(starts)
 
     def extents(self) -> Mapping[Partition, Extent]:
@@ -163,6 +164,7 @@ class KafkaSource(Source):
 
     def acknowledge(self, hints: Mapping[Partition, Hint]) -> None:
         self._member.acknowledge(hints)
+        self._reading.stored(hints)
 
     def reread(self, partition: Partition, start: int, end: int, *, aborted: bool = False) -> Iterator[Batch]:
         settings = connection(self._settings("classic"))
