@@ -108,6 +108,16 @@ def test_no_one_type():
     assert ["b"] == [c.name for c in contract_of(text).columns]
 
 
+def test_what_is_said_of_a_field_that_is_left_out():
+    """It stands indented beneath it, and is not taken for the next column's."""
+    text = written([b'{"a":1e400,"b":"x"}', b'{"a":null,"b":"y"}'], "Row", "here")
+    lines = text[text.index("    # left out") :].splitlines()
+    assert "left out: 'a': numbers of 401 digits" in lines[0]
+    about = lines[1 : lines.index("    b: str")]
+    assert "    #   null in 1 of 2" == about[0]
+    assert all(line.startswith("    #   ") for line in about)
+
+
 def test_headroom():
     """A decimal has room for more digits than were seen, 38 in all where that many were seen."""
     text = written([b'{"p":13.9501,"q":1.0000000000000000000000000000000000001}', b'{"p":200,"q":1}'], "Row", "here")

@@ -112,10 +112,11 @@ def _names(fields: Iterable[str]) -> dict[str, str]:
 def _lines(field: Field, name: str, objects: Sequence[dict[str, object]]) -> list[str]:
     column = field.column(name) if name else None
     refused = None if column is None else _refused(column, field.name, objects)
-    about = [f"    # {note}" for note in field.notes()]
     if column is None or refused:
         why = refused or field.why_not() or "a name that cannot be said in source=…"
-        return [f"    # left out: {field.name!a}: {why}", *about]
+        # indented: else they would be read as the next column's
+        return [f"    # left out: {field.name!a}: {why}", *(f"    #   {note}" for note in field.notes())]
+    about = [f"    # {note}" for note in field.notes()]
     given = [f"source={field.name!a}"] if name != field.name else []
     if column.kind == "decimal":
         given += [f"precision={column.precision}", f"scale={column.scale}"]

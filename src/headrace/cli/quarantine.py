@@ -23,6 +23,7 @@ from headrace.errors import ConfigError
 from headrace.loader import QuarantinedRecord, Selection
 from headrace.records import Partition
 from headrace.registry import Registry
+from headrace.units import counted
 
 
 def counts(
@@ -64,7 +65,7 @@ def counts(
     total = sum(c.records for c in found)
     output.document({"target": loader.target, "records": total, "quarantine": documents})
     output.table(f"quarantine of {loader.target}", names, rows)
-    output.remark(f"{total:,} records" if total else nothing_in(loader.target))
+    output.remark(counted(total, "record") if total else nothing_in(loader.target))
     return DONE
 
 
