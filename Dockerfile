@@ -40,7 +40,7 @@ RUN --mount=type=cache,target=/root/.cache/uv \
     && /opt/tools/bin/uv pip install --quiet --python /opt/headrace --no-deps --no-index dist/*.whl
 
 FROM tools AS airflow-installed
-COPY tests/airflow/lock lock
+COPY docker/airflow.lock lock
 COPY --from=wheel /build/dist dist
 RUN --mount=type=cache,target=/root/.cache/uv \
     python -m venv --without-pip /opt/headrace \

@@ -1,7 +1,7 @@
 """
-Makes the locks of the image anew: every package with its version and hashes, for all platforms and Pythons of one lock.
+Makes the locks of the images anew: every package with its version and hashes, for all platforms and Pythons of one lock.
 
-    python docker/relock.py            lock, lock.parquet and tools.lock, with the newest releases that fit
+    python docker/relock.py            lock, lock.parquet, airflow.lock, that of Airflow's tests, tools.lock: the newest that fits
     python docker/relock.py --check    say what pyproject.toml asks for and a lock lacks; nothing is written, nobody is asked
 """
 
@@ -56,14 +56,16 @@ def lacking() -> list[str]:
 def compiled(source: str, lock: str, *options: str) -> None:
     command = ["uv", "pip", "compile", "--universal", "--python-version", "3.11", "--generate-hashes", "--quiet"]
     quiet = ["--no-annotate", "--no-header", "--no-emit-index-url", "--upgrade"]
-    subprocess.run([*command, *quiet, *options, source, "-o", f"docker/{lock}"], cwd=HERE.parent, check=True)
+    subprocess.run([*command, *quiet, *options, source, "-o", lock], cwd=HERE.parent, check=True)
 
 
 if __name__ == "__main__":
     if "--check" not in sys.argv:
-        compiled("docker/tools.in", "tools.lock")
+        compiled("docker/tools.in", "docker/tools.lock")
+        compiled("docker/airflow.in", "docker/airflow.lock")
+        compiled("tests/airflow/requirements.in", "tests/airflow/lock", "--constraint=docker/airflow.lock")
         for lock, extras in LOCKS.items():
-            compiled("pyproject.toml", lock, *(f"--extra={extra}" for extra in extras))
+            compiled("pyproject.toml", f"docker/{lock}", *(f"--extra={extra}" for extra in extras))
     found = lacking()
     print("\n".join(found) or "every lock holds what pyproject.toml asks for")
     sys.exit(bool(found))

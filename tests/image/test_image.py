@@ -168,7 +168,7 @@ def test_the_image_of_airflow_would_be_its_lock(image: Image, building: Future[l
     assert ("10001:10001", ["airflow"], ["standalone"]) == (airflow.user, airflow.entrypoint, airflow.command)
     told = image.stages["airflow-installed"].told
     would = dict(re.findall(r"(?m)^ \+ ([\w.-]+)==(\S+)", told))
-    lock = (ROOT / "tests/airflow/lock").read_text(encoding="utf-8")
+    lock = (ROOT / "docker/airflow.lock").read_text(encoding="utf-8")
     named = dict(re.findall(r"(?m)^([\w.-]+)==([^ ;\n]+)", lock))
     always = dict(re.findall(r"(?m)^([\w.-]+)==(\S+) \\$", lock))
     assert f"/headrace-{headrace.labels['org.opencontainers.image.version']}-py3-none-any.whl" in told
