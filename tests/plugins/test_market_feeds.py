@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from market_following import Clock, Following, begun, products, stocks
+from market_following import Clock, Following, begun, products, stocks, until
 
 from headrace.errors import ConfigError
 from headrace.plugins.market.gaps import Gaps
@@ -163,6 +163,7 @@ def test_lost_connection(alpaca: AlpacaExchange, follow, fault: Callable, cause:
     following.clock.pass_s(5)
     alpaca.publish(alpaca_trade(1))
     following.until(lambda: bool(following.values("trades")))
+    following.until(lambda: following.source._supervisor._heard_ns == following.clock.ns())  # it is not taken for late
     following.clock.pass_s(5)
     fault(alpaca)
     gap = lost_and_back(following, alpaca, cause)
@@ -622,6 +623,43 @@ def test_back_pressure(plain: PlainExchange, follow, caplog: pytest.LogCaptureFi
     assert list(range(1, len(following.values("messages")) + 1)) == [
         json.loads(v)["n"] for v in following.values("messages")
     ]
+
+
+@pytest.mark.parametrize("away_s", [0, 600])
+def test_what_waited_does_not_say_when_a_gap_begins(alpaca: AlpacaExchange, follow, away_s: float):
+    """
+    What is taken long after it came says nothing of the time since. Where the exchange dropped us meanwhile the gap begins when
+    all was taken last: with the moment at which we came back, what was sent in between would be in no gap, nor fetched.
+    """
+    following = begun(follow(stocks(alpaca, silence_s=1e9), queue_bytes=5_000), alpaca)
+    backlog = following.source._backlog
+    following.clock.pass_s(1)
+    alpaca.publish(*(alpaca_trade(n) for n in range(2_000)))
+    until(lambda: backlog.full)  # and nobody polls
+    alpaca.drop()
+    following.clock.pass_s(away_s)
+    following.until(lambda: following.open_gaps() == ["AAPL"])
+    gap = following.gaps()[-1]
+    assert ("broken off (behind)", "2026-01-02T15:00:01.000000000Z") == (gap["cause"], gap["from"])
+    following.until(lambda: len(following.values("trades")) == 2_000)  # and what had come is there
+
+
+def test_a_process_that_stood_still(alpaca: AlpacaExchange, follow):
+    """Who wakes up asks again, and takes nothing for new before the answer, which comes behind all that waited."""
+    following = begun(follow(stocks(alpaca, silence_s=1e9), ping_every_s=1e9), alpaca)
+    following.clock.pass_s(60)
+    alpaca.frozen = True
+    supervisor, before_ns = following.source._supervisor, following.clock.day_ns
+    for _ in range(4):
+        following.poll()
+    assert before_ns == supervisor._heard_ns
+    alpaca.frozen = False
+    following.clock.pass_s(1)
+    alpaca.drop()
+    gap = lost_and_back(following, alpaca, "broken off")
+    assert "2026-01-02T15:00:00.000000000Z" == gap["from"]
+    following.clock.pass_s(60)
+    following.until(lambda: supervisor._heard_ns == following.clock.ns())
 
 
 def test_end(alpaca: AlpacaExchange, follow):

@@ -24,6 +24,9 @@ SILENT = logging.Logger("headrace.market.websocket", logging.CRITICAL + 1)  # no
 TICK_S = 0.05
 """A connection that says nothing is looked at so often."""
 
+_LATE_S = 1.0
+"""Where not all that had come was taken for so long, nobody knows when that came which is taken now."""
+
 _TOO_MANY = 429
 _CREDENTIALS = (401, 403)
 _WRONG_PLACE = (400, 404, 405, 410, 426)
@@ -99,11 +102,15 @@ class Connection:
     _pong: threading.Event | None = attrs.field(default=None, init=False)
     _read: threading.Event | None = attrs.field(default=None, init=False)  # the answer to a ping behind our words
     _records: int = attrs.field(default=0, init=False)
+    _taken_s: float = attrs.field(default=0.0, init=False)  # when all that had come was taken, last
+    _caught: threading.Event | None = attrs.field(default=None, init=False)  # the answer to a ping behind what waits
+    _caught_ns: int = attrs.field(default=0, init=False)  # when that was sent
 
     def listen(self) -> None:
         """Whatever did not come until now says nothing: from now on it does."""
         self.heard_s = self.data_s = self._pinged_s = self._looked_s = self.clock()
-        self._began_s = self.heard_s if self._began_s is None else self._began_s
+        if self._began_s is None:
+            self._began_s = self._taken_s = self.heard_s
         self._pong = None
 
     def chunk(self, messages: Messages, heard_ns: int) -> Chunk:
@@ -160,11 +167,40 @@ class Connection:
             self._pinged_ns, self._pinged_s = self.now_ns(), now_s
             self._pong = socket.ping()
 
+    @property
+    def late(self) -> bool:
+        """Whether what is taken now may have come long ago: what was sent since then may be lost with the connection."""
+        return self._caught is not None
 
-def received(socket: ClientConnection) -> bytes | None:
-    """Return the next frame; None where none comes for a moment."""
+    def received(self, socket: ClientConnection) -> bytes | None:
+        """Return the next frame; None where none comes for a moment."""
+        self._be_late(socket)
+        answered = self._caught is not None and self._caught.is_set()  # what came before the answer waits by now
+        frame = _next(socket, 0.0)
+        if frame is None:
+            if answered:
+                self._caught = None
+                self.answered_ns = self._caught_ns if self.subscribed_s is not None else None
+            if self._caught is None:  # else the system may hold more
+                self._taken_s = self.clock()
+            frame = _next(socket, TICK_S)
+        self._be_late(socket)  # the process may have stood still meanwhile
+        return frame
+
+    def _be_late(self, socket: ClientConnection) -> None:
+        """Find out that nobody was here, and ask for an answer, which comes behind all that waits for us."""
+        if self._caught is not None or self.clock() - self._taken_s <= _LATE_S:
+            return
+        self._caught_ns = self.now_ns()
+        try:
+            self._caught = socket.ping()
+        except ConnectionClosed:
+            self._caught = threading.Event()  # what came before the end is taken all the same
+
+
+def _next(socket: ClientConnection, timeout_s: float) -> bytes | None:
     try:
-        return socket.recv(timeout=TICK_S, decode=False)
+        return socket.recv(timeout=timeout_s, decode=False)
     except TimeoutError:
         return None
 

@@ -18,7 +18,7 @@ from headrace.metric import Metric
 from headrace.plugins.market.backfill import Backfill, Reach
 from headrace.plugins.market.backlog import Backlog, Chunk
 from headrace.plugins.market.backoff import Backoff
-from headrace.plugins.market.connection import SILENT, TICK_S, Connection, Patience, reason, received
+from headrace.plugins.market.connection import SILENT, TICK_S, Connection, Patience, reason
 from headrace.plugins.market.feed import GAPS, Feed, FeedLostError, Heard
 from headrace.plugins.market.fetching import Fetcher
 from headrace.plugins.market.gaps import Gaps
@@ -191,12 +191,12 @@ class Supervisor:
             while not self._stopping.is_set():
                 if self.backlog.full and not self._wait_for_room(state):
                     return
-                frame = received(socket)
+                frame = state.received(socket)
                 if frame is not None:
                     self._take(state, socket, dialogue.hear(frame))
                 elif state.answered_ns is not None:
                     # all that came before the answer was taken: what was sent before the ping is here
-                    self._heard_ns, state.answered_ns = state.answered_ns, None
+                    self._heard_ns, state.answered_ns = max(self._heard_ns or 0, state.answered_ns), None
                 if state.read:
                     self._take(state, socket, Heard(subscribed=True))
                 state.look(socket)
@@ -224,7 +224,7 @@ class Supervisor:
                     self.gaps.count(m.symbols, m.numbers, heard_ns)
             if heard.latest:
                 self.gaps.latest(heard.latest, heard_ns)
-            if state.subscribed_s is not None:
+            if state.subscribed_s is not None and not state.late:
                 self._heard_ns = heard_ns
             self._put_gaps()
             if heard.messages:
