@@ -19,6 +19,7 @@ from headrace.errors import (
     HeadraceError,
     IdentityError,
     PositionConflictError,
+    SinkUnavailableError,
     SourceUnavailableError,
     TransientError,
 )
@@ -160,7 +161,8 @@ class Pipeline:
 
         Raises:
             HeadraceError: What ended the run, or the error of a partition that stopped. All that was acknowledged is
-                stored; the next run goes on from there.
+                stored; the next run goes on from there. SinkUnavailableError too where the end left records of a live feed
+                unstored, which nobody can read again.
         """
         log_event(_log, logging.INFO, "run begins", until_end=self.until_end, guarantee=self.sink.guarantee)
         try:
@@ -168,7 +170,7 @@ class Pipeline:
                 self.step()
             for event in self.source.finish():
                 self._take(event)
-            self._drain([h.partition for h in self._held])
+            unstored = self._drain([h.partition for h in self._held])
             self._acknowledge()
             self._measure(last=True)
         finally:
@@ -176,6 +178,12 @@ class Pipeline:
         log_event(_log, logging.INFO, "run ends", records=self.progress.records, segments=self.progress.segments)
         if self.stopped:
             raise self._why_stopped()
+        if unstored and not self.source.rereadable:
+            raise SinkUnavailableError(
+                f"{unstored:,} records were received and are not stored: the sink did not answer within"
+                f" {self.release_timeout_s:g} s of the end. A feed cannot be read again: what is missing lies in the gap with"
+                " which its next run begins"
+            )
         return self.progress
 
     def stop(self) -> None:
@@ -444,8 +452,8 @@ class Pipeline:
             raise position
         return position
 
-    def _drain(self, partitions: list[Partition]) -> None:
-        """Commit what is held of these, in order, for at most `release_timeout_s`."""
+    def _drain(self, partitions: list[Partition]) -> int:
+        """Commit what is held of these, in order, for at most `release_timeout_s`. Return how many records were not stored."""
         deadline = self.clock() + self.release_timeout_s
         for partition in partitions:
             self._held.close_draft(partition)
@@ -459,7 +467,9 @@ class Pipeline:
             self._settle()
         unstored = sum(held.records for p in partitions if (h := self._held.get(p)) is not None for held in h.drafts)
         if unstored:
-            log_event(_log, logging.WARNING, "left unstored, to be read again", records=unstored)
+            again = "left unstored, to be read again" if self.source.rereadable else "left unstored"
+            log_event(_log, logging.WARNING, again, records=unstored)
+        return unstored
 
     # ---- the rest -----------------------------------------------------------------------------------------
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import gzip
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from market_following import Running
+from market_following import Running, until
 
 from headrace.contract import Contract
-from headrace.errors import ConfigError, DataError
+from headrace.errors import ConfigError, DataError, SinkUnavailableError
 from headrace.flush import FlushPolicy
 from headrace.pipeline import Pipeline
 from headrace.plugins.lake.local import FileStore
@@ -273,6 +273,30 @@ def test_stopped_partition_ends_the_run(exchange: CoinbaseExchange, tmp_path: Pa
     running.thread.join(30)
     assert isinstance(running.error, DataError)
     assert ["started", "started", "stopped"] == [line["value"]["cause"] for line in lines(tmp_path, "coinbase.gaps")]
+
+
+def test_stopped_while_the_sink_is_away(exchange: CoinbaseExchange, tmp_path: Path):
+    """What a feed had sent when it was stopped, and the sink did not take, ends the run with an error: it is gone."""
+    away = threading.Event()
+
+    class Away(FileStore):
+        def create(self, key: str, body: bytes, metadata: Mapping[str, str]) -> bool:
+            if away.is_set() and key.startswith("coinbase.trades/"):
+                raise SinkUnavailableError("away")
+            return super().create(key, body, metadata)
+
+    sink, flush = LakeSink(store=Away(root=tmp_path)), FlushPolicy(age_s=0.05)
+    pipeline = Pipeline(source=coins(exchange), sink=sink, flush=flush, release_timeout_s=0.5)
+    running = Running(pipeline).begin()
+    exchange.wait_for_clients()
+    exchange.publish(coinbase_match(1))
+    until(lambda: len(lines(tmp_path, "coinbase.trades")) == 1)
+    away.set()
+    exchange.publish(coinbase_match(2), coinbase_match(3))
+    until(lambda: pipeline.progress.records >= 5)  # with two gap records
+    error = running.stop()
+    assert isinstance(error, SinkUnavailableError)
+    assert "2 records were received and are not stored" in str(error)
 
 
 def test_a_feed_has_no_end(exchange: CoinbaseExchange, tmp_path: Path):
