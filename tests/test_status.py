@@ -191,6 +191,44 @@ def test_a_marker_is_not_waited_for(world: World):
     assert "trades stands still in all of its 2 partitions: 3 offsets behind the log" in problem.what
 
 
+def told(identity: str, cause: str, to: str | None, revision: int, producer: str = "") -> bytes:
+    """A gap record; of a producer without a name that is its run."""
+    run = identity.rpartition("-")[0]
+    known = {"id": identity, "revision": revision, "feed": "alpaca", "producer": producer or run, "symbol": "AAPL"}
+    return json.dumps({**known, "cause": cause, "from": "2023-11-14T22:10:00.000000000Z", "to": to}).encode()
+
+
+ENDED = "2023-11-14T22:11:00.000000000Z"
+
+
+@pytest.mark.parametrize(
+    ("records", "expected"),
+    [
+        ([("p.r1-1", "lost", None, 1, "p"), ("p.r1-1", "lost", ENDED, 2, "p")], []),
+        # what came of asking for an earlier gap is told while the next one lasts, each in an object of its own
+        (
+            [("p.r1-1", "lost", ENDED, 2, "p"), ("p.r1-2", "away", None, 1, "p")]
+            + [("p.r1-1", "lost", ENDED, revision, "p") for revision in range(3, 10)],
+            ["away"],
+        ),
+        # killed, and begun again
+        ([("p.r1-1", "lost", None, 1, "p"), ("p.r2-1", "started", ENDED, 2, "p")], []),
+        ([("p.r1-1", "stopped", None, 1, "p"), ("p.r2-1", "started", None, 1, "p")], ["started"]),
+        # without a name: ended, and begun again; two at a time
+        ([("r1-1", "stopped", None, 1), ("r2-1", "started", ENDED, 2)], []),
+        ([("r1-1", "started", ENDED, 2), ("r2-1", "started", ENDED, 2), ("r1-2", "stopped", None, 1)], ["stopped"]),
+        ([("r1-1", "lost", None, 1), ("r2-1", "started", ENDED, 2)], ["lost"]),
+    ],
+)
+def test_gaps_that_last(world: World, records: list[tuple], expected: list[str]):
+    """A gap lasts by its own newest revision, whatever is told of others behind it, until its producer runs again."""
+    for record in records:
+        world.gaps.produce(told(*record))
+        world.write(world.gaps)
+    gaps, _ = world.look()().streams
+    assert expected == [gap.cause for gap in gaps.gaps or ()]
+
+
 def test_retention_and_another_log(world: World):
     """What retention took before it was stored is told with its range; a log of the same name that is another one, as such."""
     for n in range(200, 240):
