@@ -149,6 +149,14 @@ def test_described_feed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         ("name = 'x'\naddress = 'ws://x'", "found no symbols"),
         ("name = 'x'\naddress = 'ws://x'\nsymbols = ['A']\nkind = 'k'\nstreams = {a = 'gaps'}", "the source's own"),
         ("name = ", "expected TOML"),
+        ("symbols = 'AAPL'", "found symbols of type str, expected a list of texts"),
+        ("symbols = ['A', 1]", "expected a list of texts"),
+        ("send = '{}'", "found send of type str, expected a list of texts"),
+        ("control = 'beat'", "expected a list of texts"),
+        ("streams = ['trade']", "expected a table of texts"),
+        ("silence_s = '300'", "found silence_s of type str, expected seconds"),
+        ("heartbeat_s = 0", "expected seconds, more than 0"),
+        ("address = 5", "found address of type int, expected a text"),
     ],
 )
 def test_wrong_description(tmp_path: Path, wrong: str, message: str):

@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import attrs
 import msgspec
@@ -23,6 +23,16 @@ if TYPE_CHECKING:
     from headrace.uri import URI
 
 _MESSAGES = "messages"
+_TEXT: tuple[Any, str] = (str, "a text")
+_TEXTS: tuple[Any, str] = (list[str], 'a list of texts, such as ["A", "B"]')
+_TABLE: tuple[Any, str] = (dict[str, str], 'a table of texts, such as {a = "b"}')
+_SECONDS: tuple[Any, str] = (Annotated[float, msgspec.Meta(gt=0)], "seconds, more than 0")
+_SHAPES = {
+    **dict.fromkeys(("symbols", "send", "control", "refused", "lost"), _TEXTS),
+    **dict.fromkeys(("streams", "replies", "http"), _TABLE),
+    **dict.fromkeys(("heartbeat_s", "silence_s"), _SECONDS),
+}
+"""What a field is in a file; where it is not here, a text. A text where a list belongs would be taken letter by letter."""
 
 
 @attrs.frozen(kw_only=True)
@@ -62,7 +72,8 @@ class JsonFeed(Feed):
 
         lost: Kinds after which another connection is needed.
 
-        sequence: The field with the feed's own count by symbol, which grows by one; "" where it has none.
+        sequence: The field with the feed's own count by symbol, which grows by one; "" where it has none. Of one that begins
+            anew with each connection no number says what was lost with the one before.
 
         items: The field that holds the message, or an array of them, where a frame is an envelope. What is not found in the
             message is looked for in the envelope.
@@ -129,6 +140,12 @@ class JsonFeed(Feed):
         wrong = sorted(set(found) - known)
         if wrong:
             raise ConfigError(f"{path}: found {', '.join(wrong)}, expected some of {', '.join(sorted(known))}")
+        for name, value in found.items():
+            shape, expected = _SHAPES.get(name, _TEXT)
+            try:
+                msgspec.convert(value, shape)
+            except msgspec.ValidationError:
+                raise ConfigError(f"{path}: found {name} of type {type(value).__name__}, expected {expected}") from None
         given: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in found.items()}
         if symbols:
             given["symbols"] = tuple(symbols)
