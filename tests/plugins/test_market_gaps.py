@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -90,6 +91,25 @@ def test_what_is_missing_is_counted(events: list[str]):
     assert missing <= inside
     assert all(gap["filled"] == (gap["missing"] == 0) for gap in last)
     assert all(gap["to"] is not None for gap in last)
+
+
+@pytest.mark.parametrize("first", [0, 1, 5_000])
+def test_a_count_that_begins_anew(first: int):
+    """Numbers that begin anew behind a lost connection do not say that nothing is missing, as far as they may come."""
+    gaps = Gaps(feed="f", symbols=("A",), producer="p", run="p")
+    gaps.begin("started", None)
+    gaps.end(0)
+    gaps.count(["A"] * 300, range(first, first + 300), 1)
+    gaps.begin("lost", 1)
+    gaps.end(60)
+    gaps.count(["A"] * 400, range(first, first + 400), 61)
+    gap = last_of(gaps)[-1]
+    anew = first <= 1
+    assert (first if anew else first + 300, None if anew else 0, not anew) == (
+        gap["next_sequence"],
+        gap["missing"],
+        gap["filled"],
+    )
 
 
 def test_moments():

@@ -19,7 +19,10 @@ _FOLLOWED = 100
 """So many gaps of a symbol are followed at a time, the newest."""
 
 _REPLAYED = 1_000
-"""Behind a new connection a number so little below the last one is a message sent again; a lower one begins a new count."""
+"""
+Behind a new connection a number so little below the last one is a message sent again; a lower one begins a new count, and so
+does 0 or 1: some exchanges count anew on each connection, or when they start.
+"""
 
 
 def moment(ns: int) -> str:
@@ -191,7 +194,7 @@ class Gaps:
         last, gap = self._numbers.get(symbol), self._uncounted.get(symbol)
         if seen and symbol in self._first:
             self._begin_at(symbol, number)
-        if gap is not None and last is not None and last - _REPLAYED < number <= last:
+        if gap is not None and last is not None and max(1, last - _REPLAYED) < number <= last:
             self._came_late(symbol, number)  # some exchanges begin with what they have sent before
             return
         if gap is not None:  # the first number behind a connection that was lost
