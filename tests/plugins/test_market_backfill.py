@@ -14,7 +14,7 @@ from typing import Any
 
 import duckdb
 import pytest
-from market_following import Following, Running, begun, products, stocks, until, values
+from market_following import Clock, Following, Running, begun, products, stocks, until, values
 
 from headrace import audit
 from headrace.chain import Chain
@@ -34,7 +34,7 @@ from headrace.plugins.market.venues import AlpacaBar, AlpacaQuote, AlpacaTrade, 
 from headrace.records import Record, Start
 from headrace.registry import Registry
 from headrace.rows import row
-from headrace.testing.servers.exchange import AlpacaExchange, CoinbaseExchange, alpaca_trade, coinbase_match
+from headrace.testing.servers.exchange import AlpacaExchange, CoinbaseExchange, Exchange, alpaca_trade, coinbase_match
 
 QUIET = {"ping_every_s": 1e9, "subscribe_timeout_s": 1e9, "backfill_reach_s": 0.0}
 """The clock is turned much: no connection is lost for that. And only the outage is fetched."""
@@ -253,6 +253,19 @@ def test_stocks_are_filled_by_time(alpaca: AlpacaExchange, follow):
     assert [2, 2, 1] == [sum(f"/{kind}?" in asked for asked in alpaca.asked) for kind in ("trades", "quotes", "bars")]
 
 
+@pytest.mark.parametrize("slow_s", [0, 2, 9])
+def test_a_clock_that_is_slow(alpaca: AlpacaExchange, follow, slow_s: int):
+    """What was missed up to the new connection is fetched also where the exchange's clock is ahead of ours."""
+    feed = stocks(alpaca, history_address=alpaca.history_address, silence_s=1e9, wanted=("trades",))
+    following = begun(follow(feed, clock=Clock(day_ns=Clock().day_ns - slow_s * 10**9), **QUIET), alpaca)
+    with away(alpaca):
+        following.until(lambda: bool(following.open_gaps()))
+        following.clock.pass_s(20)
+        alpaca.publish(*(alpaca_trade(1000 * n) for n in range(1, 20)))  # to nobody, up to a second ago
+    waited(following, lambda: following.store() or lost_of(following)["backfill"] is not None)
+    assert list(range(1000, 20_000, 1000)) == [json.loads(r.value)["i"] for r in backfilled(following)]
+
+
 def lost_of(following: Following) -> dict[str, Any]:
     return next((g for g in following.gaps() if g["cause"] == "broken off"), {"backfill": None})
 
@@ -310,7 +323,7 @@ def test_no_object_is_spliced(value: bytes):
 
 
 @contextmanager
-def away(exchange: CoinbaseExchange) -> Iterator[None]:
+def away(exchange: Exchange) -> Iterator[None]:
     """Nobody is connected while the block runs, however often somebody tries."""
     exchange.refuses = [503] * 10_000
     exchange.drop()

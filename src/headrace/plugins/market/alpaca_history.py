@@ -18,8 +18,11 @@ _MOST = 10_000
 _BEFORE_NS = {"trades": 10 * 10**9, "quotes": 10 * 10**9, "bars": 120 * 10**9}
 """A message takes its time to come, and a bar's time is where its minute begins."""
 
+_AFTER_NS = 10 * 10**9
+"""Our clock may be slow: what was sent before our end of a gap may have a later time there."""
+
 _DELAY_NS = 900 * 10**9
-"""The delayed feed is so late."""
+"""The delayed feed is so late. What is newer it may not ask for."""
 
 
 class _Answer(msgspec.Struct):
@@ -55,7 +58,7 @@ class AlpacaHistory(History):
         late_ns = _DELAY_NS if self.of == "delayed_sip" else 0
         query = {
             "start": moment(wanted.from_ns - _BEFORE_NS[kind] - late_ns),
-            "end": moment(wanted.to_ns - late_ns),
+            "end": moment(wanted.to_ns - late_ns if late_ns else wanted.to_ns + _AFTER_NS),
             "feed": "iex" if self.of == "iex" else "sip",
             "limit": _MOST,
             "sort": "asc",
