@@ -168,10 +168,7 @@ class Pipeline:
         try:
             while not self.stopping.is_set() and not self._finished():
                 self.step()
-            for event in self.source.finish():
-                self._take(event)
-            unstored = self._drain([h.partition for h in self._held])
-            self._acknowledge()
+            unstored = self._finish()
             self._measure(last=True)
         finally:
             self._close()
@@ -180,7 +177,7 @@ class Pipeline:
             raise self._why_stopped()
         if unstored and not self.source.rereadable:
             raise SinkUnavailableError(
-                f"{unstored:,} records were received and are not stored: the sink did not answer within"
+                f"{unstored:,} records or more were received and are not stored: the sink did not answer within"
                 f" {self.release_timeout_s:g} s of the end. A feed cannot be read again: what is missing lies in the gap with"
                 " which its next run begins"
             )
@@ -452,9 +449,21 @@ class Pipeline:
             raise position
         return position
 
-    def _drain(self, partitions: list[Partition]) -> int:
-        """Commit what is held of these, in order, for at most `release_timeout_s`. Return how many records were not stored."""
+    def _finish(self) -> int:
+        """Store what is held and what the source says at the end, step by step. Return how many records were not stored."""
         deadline = self.clock() + self.release_timeout_s
+        while True:
+            events = self.source.finish()
+            for event in events:
+                self._take(event)
+            unstored = self._drain([h.partition for h in self._held], deadline)
+            self._acknowledge()
+            if unstored or not events:
+                return unstored
+
+    def _drain(self, partitions: list[Partition], deadline: float | None = None) -> int:
+        """Commit what is held of these, in order, for at most `release_timeout_s`. Return how many records were not stored."""
+        deadline = self.clock() + self.release_timeout_s if deadline is None else deadline
         for partition in partitions:
             self._held.close_draft(partition)
         while any(h.drafts for h in map(self._held.get, partitions) if h is not None):

@@ -86,7 +86,8 @@ class Recording:
             while not self._done(began_s):
                 self._write(self.source.poll(self, _POLL_S))
                 self.observe(self._kept)
-            self._write(self.source.finish())
+            while rest := self.source.finish():
+                self._write(rest)
         finally:
             self.source.close()
             for file in self._files.values():

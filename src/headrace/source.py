@@ -104,9 +104,10 @@ class Source(ABC):
 
     def finish(self) -> Sequence[Event]:
         """
-        Receive no more, and say what was received and not said yet: called once, before the last commits of a run.
+        Receive no more, and say what was received and not said yet: as much as may be stored at a time.
 
-        A source that can be read again has nothing to say. Like `poll`, from the same thread, but never for long.
+        Called before the last commits of a run, and again when what it said is stored and acknowledged, until it says nothing. A
+        source that can be read again has nothing to say. Like `poll`, from the same thread, but never for long.
         """
         return ()
 

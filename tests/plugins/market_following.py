@@ -75,6 +75,12 @@ class Following:
             )
             self.said.setdefault(batch.partition.stream.rpartition(".")[2], []).extend(batch.records())
 
+    def finish(self) -> None:
+        """End, and store step by step what is said at the end."""
+        while events := self.source.finish():
+            self.take(events)
+            self.store()
+
     def until(self, condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 20
         while not condition():

@@ -198,7 +198,7 @@ def test_stopped_before(coinbase: CoinbaseExchange, follow):
     """A gap that was not fetched when the feed is stopped says so, in the last that the source says."""
     following = begun(follow(coins(coinbase), **QUIET), coinbase)
     gap = outage(following, coinbase, [4], 5)
-    following.take(following.source.finish())
+    following.finish()
     assert {
         **gap,
         "revision": gap["revision"] + 1,

@@ -668,7 +668,7 @@ def test_end(alpaca: AlpacaExchange, follow):
     alpaca.publish(*(alpaca_trade(n) for n in range(500)))
     while len(following.source._backlog) < 500:
         following.source._backlog.wait_for_room(lambda: True)
-    following.take(following.source.finish())
+    following.finish()
     assert 500 == len(following.values("trades"))
     assert [("stopped", None)] == [(g["cause"], g["to"]) for g in following.gaps() if g["cause"] != "started"]
     assert () == tuple(following.source.finish())

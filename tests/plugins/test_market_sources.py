@@ -8,7 +8,9 @@ import threading
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import attrs
 import pytest
 from market_following import Running, until
 
@@ -283,28 +285,71 @@ def test_stopped_partition_ends_the_run(exchange: CoinbaseExchange, tmp_path: Pa
     assert ["started", "started", "stopped"] == [line["value"]["cause"] for line in lines(tmp_path, "coinbase.gaps")]
 
 
+class Away(FileStore):
+    """A folder in which a stream cannot be stored while *away* is set."""
+
+    def __init__(self, root: Path, stream: str) -> None:
+        super().__init__(root=root)
+        self.stream, self.away = stream, threading.Event()
+
+    def create(self, key: str, body: bytes, metadata: Mapping[str, str]) -> bool:
+        if self.away.is_set() and key.startswith(f"{self.stream}/"):
+            raise SinkUnavailableError("away")
+        return super().create(key, body, metadata)
+
+
+def into(store: FileStore, feed: FeedSource, **more: Any) -> Running:
+    return Running(Pipeline(source=feed, sink=LakeSink(store=store), flush=FlushPolicy(age_s=0.05), **more)).begin()
+
+
+def ids(lake: Path) -> list[int]:
+    return [line["value"]["trade_id"] for line in lines(lake, "coinbase.trades")]
+
+
 def test_stopped_while_the_sink_is_away(exchange: CoinbaseExchange, tmp_path: Path):
     """What a feed had sent when it was stopped, and the sink did not take, ends the run with an error: it is gone."""
-    away = threading.Event()
-
-    class Away(FileStore):
-        def create(self, key: str, body: bytes, metadata: Mapping[str, str]) -> bool:
-            if away.is_set() and key.startswith("coinbase.trades/"):
-                raise SinkUnavailableError("away")
-            return super().create(key, body, metadata)
-
-    sink, flush = LakeSink(store=Away(root=tmp_path)), FlushPolicy(age_s=0.05)
-    pipeline = Pipeline(source=coins(exchange), sink=sink, flush=flush, release_timeout_s=0.5)
-    running = Running(pipeline).begin()
+    store = Away(tmp_path, "coinbase.trades")
+    running = into(store, coins(exchange), release_timeout_s=0.5)
     exchange.wait_for_clients()
     exchange.publish(coinbase_match(1))
-    until(lambda: len(lines(tmp_path, "coinbase.trades")) == 1)
-    away.set()
+    until(lambda: ids(tmp_path) == [1])
+    store.away.set()
     exchange.publish(coinbase_match(2), coinbase_match(3))
-    until(lambda: pipeline.progress.records >= 5)  # with two gap records
+    until(lambda: running.pipeline.progress.records >= 5)  # with two gap records
     error = running.stop()
     assert isinstance(error, SinkUnavailableError)
-    assert "2 records were received and are not stored" in str(error)
+    assert "2 records or more were received and are not stored" in str(error)
+
+
+def test_a_gap_is_stored_before_what_follows_it_at_the_end_too(exchange: CoinbaseExchange, tmp_path: Path):
+    """Where a gap could not be stored at the end, nothing behind it is: the next run's first gap begins before it."""
+    store = Away(tmp_path, "coinbase.gaps")
+    running = into(store, coins(exchange), release_timeout_s=0.5)
+    exchange.wait_for_clients()
+    exchange.publish(coinbase_match(1))
+    until(lambda: ids(tmp_path) == [1] and lines(tmp_path, "coinbase.gaps")[-1]["value"]["to"] is not None)
+    store.away.set()
+    exchange.publish(coinbase_match(5))
+    until(lambda: len(running.pipeline.source._held) == 1)  # behind the gap of 2 to 4
+    assert isinstance(running.stop(), SinkUnavailableError)
+    assert [1] == ids(tmp_path)
+
+
+def test_stopped_in_a_pause(exchange: CoinbaseExchange, tmp_path: Path):
+    """What waits while the memory is full is stored at the end as all else is, when the sink takes it again."""
+    store = Away(tmp_path, "coinbase.trades")
+    feed = attrs.evolve(coins(exchange), queue_bytes=200_000)
+    running = into(store, feed, memory_bytes=500_000)
+    exchange.wait_for_clients()
+    store.away.set()
+    sent = 0
+    while not (running.pipeline._paused and len(feed._backlog) > 100):
+        exchange.publish(*(coinbase_match(sent := sent + 1) for _ in range(100)))
+        threading.Event().wait(0.005)
+    threading.Timer(0.5, store.away.clear).start()
+    assert running.stop() is None
+    assert list(range(1, sent + 1)) == ids(tmp_path)
+    assert "stopped" == lines(tmp_path, "coinbase.gaps")[-1]["value"]["cause"]
 
 
 def test_a_feed_has_no_end(exchange: CoinbaseExchange, tmp_path: Path):

@@ -112,6 +112,7 @@ class FeedSource(Source):
     _supervisor: Supervisor = attrs.field(init=False)
     _thread: threading.Thread | None = attrs.field(default=None, init=False)
     _starts: dict[Partition, Start | None] = attrs.field(factory=dict, init=False)
+    _assignments: dict[Partition, int] = attrs.field(factory=dict, init=False)  # the last one, in a pause too
     _next: dict[Partition, int] = attrs.field(factory=dict, init=False)
     _stored: dict[Partition, int] = attrs.field(factory=dict, init=False)
     _said: dict[Partition, deque[tuple[int, int]]] = attrs.field(factory=dict, init=False)
@@ -177,10 +178,8 @@ class FeedSource(Source):
 
     def finish(self) -> Sequence[Event]:
         self._close()
-        late, held = [chunk for _, chunk in self._late], self._held
-        self._late.clear()
-        self._held = []
-        return self._batches([*late, *held, *self._backlog.take(_NO_END, 0.0)])
+        self._held += self._backlog.take(_NO_END, 0.0)
+        return self._sayable() or self._sayable()  # what is late is known when no message is before it
 
     def move(self, starts: Mapping[Partition, Start | None]) -> None:
         for partition, start in starts.items():
@@ -190,6 +189,8 @@ class FeedSource(Source):
             elif start is not None and known is None:
                 self._next[partition] = self._stored[partition] = start.offset or 0
             self._starts[partition] = start
+            if start is not None:
+                self._assignments[partition] = start.assignment
 
     def extents(self) -> Mapping[Partition, Extent]:
         return {
@@ -286,7 +287,7 @@ class FeedSource(Source):
         return [self._batch(self._kinds[kind], of_kind) for kind, of_kind in by_kind.items()]
 
     def _batch(self, partition: Partition, chunks: Sequence[Chunk]) -> Batch:
-        start, first = self._next[partition], self._starts[partition]
+        start = self._next[partition]
         count = sum(len(c.values) for c in chunks)
         end = self._next[partition] = start + count
         self._said.setdefault(partition, deque()).append((end, chunks[0].received_ns))
@@ -298,7 +299,7 @@ class FeedSource(Source):
         one = len(chunks) == 1
         return Batch(
             partition=partition,
-            assignment=-1 if first is None else first.assignment,
+            assignment=self._assignments.get(partition, -1),
             leader_epoch=None,
             start=start,
             end=end,
