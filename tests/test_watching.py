@@ -303,6 +303,26 @@ def test_readiness():
     assert "" == health.not_ready()
 
 
+def test_readiness_of_what_connects_by_itself():
+    """A source that connects on its own says itself whether it is answered, once it has its work; a poll's error goes first."""
+    said = ["HTTP 503"]
+
+    class Feed(MemorySource):
+        def unanswered(self):
+            return said[0]
+
+    watch = watching()
+    watch.source(Feed(log=MemoryLog(partitions=1)))
+    assert "nothing was assigned to it yet" == watch.health.not_ready()
+    watch.health.begun = True
+    assert "the source does not answer (HTTP 503)" == watch.health.not_ready()
+    watch.health.failed("source", SinkUnavailableError("x"))
+    assert "the source does not answer (SinkUnavailableError)" == watch.health.not_ready()
+    watch.health.answered("source")
+    said[0] = ""
+    assert "" == watch.health.not_ready()
+
+
 def test_port_in_use():
     """A port that somebody has is told at once, with what to do."""
     with socket.create_server(("127.0.0.1", 0)) as other:

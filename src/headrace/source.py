@@ -102,6 +102,14 @@ class Source(ABC):
         """Return numbers that only this kind of source knows, without asking anybody. May be called from any thread."""
         return ()
 
+    def unanswered(self) -> str:
+        """
+        Say in few words, without secrets, why nobody answers now; "" where somebody does, or where `poll` raises it.
+
+        For `/ready`, of a source that goes on connecting by itself. Asks nobody, and may be called from any thread.
+        """
+        return ""
+
     def finish(self) -> Sequence[Event]:
         """
         Receive no more, and say what was received and not said yet: as much as may be stored at a time.

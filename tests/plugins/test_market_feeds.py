@@ -212,6 +212,37 @@ def test_waits_grow(alpaca: AlpacaExchange, follow):
     assert [1.0, 2.0, 4.0, 4.0, 4.0, 1.0] == following.clock.waits
 
 
+def test_unanswered(alpaca: AlpacaExchange, plain: PlainExchange, follow):
+    """
+    Not before the first connection is subscribed, and not once an attempt at another one has failed, or has not come in the time
+    that a subscription may take, is a feed answered; between two connections it is.
+    """
+    following = follow(stocks(alpaca), subscribe_timeout_s=10.0)
+    assert "not connected yet" == following.source.unanswered()
+    begun(following, alpaca)
+    assert "" == following.source.unanswered()
+    alpaca.refuses = [503]
+    alpaca.drop()
+    following.until(lambda: len(following.clock.waits) == 1)
+    assert "" == following.source.unanswered()
+    following.clock.pass_s(1.0)
+    following.until(lambda: following.source.unanswered() == "HTTP 503")
+    following.until(lambda: len(following.clock.waits) == 2)
+    following.clock.pass_s(following.clock.waits[-1])
+    following.until(lambda: not following.source.unanswered() and not following.open_gaps())
+    # not tried again for a while
+    alpaca.error(406, "connection limit exceeded")
+    following.until(lambda: len(following.clock.waits) == 3)
+    following.clock.pass_s(9.999)
+    assert "" == following.source.unanswered()
+    following.clock.pass_s(0.001)
+    assert "error 406: connection limit exceeded" == following.source.unanswered()
+    # an exchange that confirms nothing answers by taking the connection, though the gap lasts until a message
+    quiet = follow(any_feed(plain, shown_by="message"))
+    quiet.until(lambda: not quiet.source.unanswered())
+    assert ["A", "B"] == quiet.open_gaps()
+
+
 def test_half_open_connection(alpaca: AlpacaExchange, follow):
     """A connection that is up and answers no ping is given up; without the ping nobody would ever notice."""
     following = begun(follow(stocks(alpaca), ping_every_s=20.0, ping_timeout_s=15.0), alpaca)
@@ -402,8 +433,8 @@ def test_refused_later(alpaca: AlpacaExchange, follow):
     ("status", "headers", "least_s"),
     [(429, {"Retry-After": "7"}, 7.0), (429, {}, 60.0), (503, {}, 0.0)],
 )
-def test_asked_to_wait(alpaca: AlpacaExchange, follow, status: int, headers: dict, least_s: float):
-    """An exchange that has too many connections, or is away, is called again after the wait that it asks for."""
+def test_asked_to_wait(alpaca: AlpacaExchange, follow, caplog, status: int, headers: dict, least_s: float):
+    """An exchange that has too many connections, or is away, is called again after the wait that it asks for; it is logged."""
     alpaca.refuses, alpaca.answers = [status], headers
     following = follow(stocks(alpaca))
     following.until(lambda: bool(following.clock.waits))
@@ -411,6 +442,7 @@ def test_asked_to_wait(alpaca: AlpacaExchange, follow, status: int, headers: dic
     for _ in range(3):
         following.poll()
     assert 1 == alpaca.connections
+    assert [least_s + 1.0] == [r.fields["again_in_s"] for r in caplog.records if r.what == "feed lost"]
     following.clock.pass_s(0.001)
     begun(following, alpaca)
 

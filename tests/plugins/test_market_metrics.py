@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 
@@ -12,8 +13,9 @@ from headrace.chain import Chain
 from headrace.flush import FlushPolicy
 from headrace.pipeline import Pipeline
 from headrace.plugins.lake.sink import LakeSink
+from headrace.plugins.market.coinbase import Coinbase, CoinbaseSource
 from headrace.plugins.market.json_feed import JsonFeed, JsonFeedSource
-from headrace.testing.servers.exchange import PlainExchange
+from headrace.testing.servers.exchange import CoinbaseExchange, PlainExchange
 from headrace.testing.store import MemoryStore
 from headrace.watching.watching import Watching
 
@@ -32,6 +34,14 @@ def scrape(port: int) -> Mapping[str, float]:
         for sample in family.samples
         if not sample.labels or set(sample.labels) < {"feed", "stream"}
     }
+
+
+def ready(port: int) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
 
 
 def trade(symbol: str, number: int) -> bytes:
@@ -148,3 +158,31 @@ def test_every_number_of_a_feed():
     told = sum(s.trailer.records for s in Chain.open(store, "f.gaps").walk(0))
     assert told == found["feed_gap_records_total"]
     assert 0 == found["feed_connected"]
+
+
+def test_ready_while_the_exchange_answers():
+    """An exchange that refuses every connection is one that does not answer: /ready says so, until one is subscribed."""
+    with CoinbaseExchange() as exchange:
+        exchange.refuses = [503] * 1_000
+        source = CoinbaseSource(feed=Coinbase(address=exchange.address), reconnect_first_s=0.01, reconnect_most_s=0.05)
+        watch = Watching(place="0", run="r", command="stream", stall_s=60.0)
+        pipeline = Pipeline(source=watch.source(source), sink=watch.sink(LakeSink(store=MemoryStore())))
+
+        def until(expected: tuple[int, str]) -> None:
+            until_s = time.monotonic() + 30
+            while (found := ready(watch.port)) != expected:
+                assert time.monotonic() < until_s, found
+                pipeline.step()
+
+        with watch:
+            assert (503, "nothing was assigned to it yet\n") == ready(watch.port)
+            pipeline.step()
+            assert 503 == ready(watch.port)[0]
+            until((503, "the source does not answer (HTTP 503)\n"))
+            exchange.refuses.clear()
+            until((200, "ok\n"))
+            exchange.refuses = [502] * 1_000
+            exchange.drop()
+            until((503, "the source does not answer (HTTP 502)\n"))
+            pipeline.stop()
+            pipeline.run()

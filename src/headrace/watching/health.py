@@ -14,7 +14,8 @@ class Health:
     Signs of life of one loop. Written by its thread, read by any.
 
     Alive is a loop that turns, or that tries again what does not answer: a restart mends neither a broker nor a store. Ready is
-    one that was given its work, and whose last answer from each side was one.
+    one that was given its work, and whose last answer from each side was one; a side that goes on connecting by itself says so
+    itself.
 
     Attributes:
         stall_s: So long without a sign of life is not alive any more, in seconds.
@@ -29,6 +30,7 @@ class Health:
 
     _beat_s: float = attrs.field(init=False)
     _silent: dict[str, str] = attrs.field(factory=dict, init=False)
+    _looks: dict[str, Callable[[], str]] = attrs.field(factory=dict, init=False)
 
     def __attrs_post_init__(self) -> None:
         self._beat_s = self.clock()
@@ -45,6 +47,10 @@ class Health:
         """Take that *what* did not answer."""
         self._silent[what] = type(error).__name__
 
+    def look(self, what: str, unanswered: Callable[[], str]) -> None:
+        """Ask *unanswered*, whenever somebody asks here, why *what* does not answer; it says "" where it does."""
+        self._looks[what] = unanswered
+
     @property
     def quiet_s(self) -> float:
         """Seconds since the last sign of life."""
@@ -60,6 +66,9 @@ class Health:
     def not_ready(self) -> str:
         """Say why it is not ready; "" where it is."""
         silent = dict(self._silent)
+        if self.begun:
+            said = ((what, look()) for what, look in self._looks.items() if what not in silent)
+            silent.update((what, why) for what, why in said if why)
         found = [f"the {what} does not answer ({error})" for what, error in silent.items()]
         if not self.begun:
             found.insert(0, "nothing was assigned to it yet")

@@ -55,6 +55,7 @@ class Watching:
         if self.meters is None:
             return source
         self.meters.look(source.metrics)
+        self.health.look("source", source.unanswered)
         return around_source(source, self.meters, self.health)
 
     def sink(self, sink: Sink) -> Sink:

@@ -210,6 +210,9 @@ class FeedSource(Source):
     def metrics(self) -> Iterable[Metric]:
         return [*self._supervisor.metrics(), *self._backlog_metrics()]
 
+    def unanswered(self) -> str:
+        return self._supervisor.unanswered()
+
     def check(self) -> Iterable[Finding]:
         """Say whether the credentials are there. Nothing is connected: exchanges count connections."""
         for name, there in self.feed.credentials():

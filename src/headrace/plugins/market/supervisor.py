@@ -24,6 +24,7 @@ from headrace.plugins.market.fetching import Fetcher
 from headrace.plugins.market.gaps import Gaps
 
 _log = logging.getLogger("headrace.market")
+_AT_ONCE = float("-inf")
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -78,6 +79,8 @@ class Supervisor:
     _gap_ns: int = attrs.field(default=0, init=False)  # how long there was none, up to then
     _gap_records: int = attrs.field(default=0, init=False)
     _backfill: Backfill | None = attrs.field(default=None, init=False)
+    _silent: tuple[float, str] | None = attrs.field(default=(_AT_ONCE, "not connected yet"), init=False)
+    """From when on it is told that the exchange does not answer, and why; None: it does."""
 
     def run(self) -> None:
         """Receive until `stop`, or until the exchange refuses us: then `error` says why."""
@@ -92,7 +95,9 @@ class Supervisor:
                     self._rest(lost, failures)
             self._begin_gap("stopped")
         except BaseException as error:  # noqa: BLE001 - whoever polls raises it
-            self._begin_gap("refused" if isinstance(error, ConfigError) else "failed")
+            cause = "refused" if isinstance(error, ConfigError) else "failed"
+            self._begin_gap(cause)
+            self._silent = _AT_ONCE, cause
             self.error = error
         finally:
             self._stopping.set()
@@ -127,6 +132,16 @@ class Supervisor:
             ("heard_timestamp_seconds", "Nothing is missing that was sent before.", (self._heard_ns or 0) / 1e9),
         ):
             yield Metric(f"headrace_feed_{name}", text, value, {"feed": self.feed.name})
+
+    def unanswered(self) -> str:
+        """
+        Say why the exchange does not answer; "" where it does, for `Source.unanswered`.
+
+        It does while a connection is subscribed (of an exchange that confirms nothing: is there), and while it is being made
+        again: until an attempt fails, or for as long as a subscription may take.
+        """
+        silent = self._silent
+        return "" if silent is None or self.clock() < silent[0] else silent[1]
 
     def _begin_backfill(self) -> threading.Thread | None:
         history = None if self.reach is None else self.feed.history()
@@ -172,6 +187,8 @@ class Supervisor:
         useful = state.subscribed_s is not None and self.clock() - state.subscribed_s >= self.backoff.steady_s
         if not self._stopping.is_set():
             self._begin_gap(lost.cause)
+        answered = state.asked or state.subscribed_s is not None
+        self._silent = (self.clock() + self.patience.subscribe_timeout_s if answered else _AT_ONCE), lost.cause
         return lost, useful
 
     def _converse(self, state: Connection) -> None:
@@ -209,6 +226,8 @@ class Supervisor:
         if heard.ping:
             state.ask(socket)
         state.asked = state.asked or heard.asked
+        if state.asked or heard.subscribed:
+            self._silent = None
         with self._lock:
             if heard.held:
                 self.gaps.end(heard_ns, heard.held)
@@ -254,7 +273,9 @@ class Supervisor:
         """Wait before the next connection."""
         now_s = self.clock()
         wait_s = self.backoff.wait_s(failures, lost.wait_s)
-        log_event(_log, logging.WARNING, "feed lost", feed=self.feed.name, cause=lost.cause, again_in_s=f"{wait_s:.1f}")
+        log_event(
+            _log, logging.WARNING, "feed lost", feed=self.feed.name, cause=lost.cause, again_in_s=round(wait_s, 1)
+        )
         until_s = now_s + wait_s
         while self.clock() < until_s and not self._stopping.is_set():
             self._stopping.wait(min(TICK_S, max(0.0, until_s - self.clock())))
