@@ -404,6 +404,40 @@ def test_refused(alpaca: AlpacaExchange, follow, prepare: Callable, feed: Callab
     assert ["started"] == [g["cause"] for g in following.gaps()]
 
 
+@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize("feed", [products, any_feed])
+def test_forbidden_without_credentials(coinbase: CoinbaseExchange, plain: PlainExchange, follow, feed, status: int):
+    """
+    A feed without credentials that was connected before is forbidden in passing: it is tried again, ever later. At its first
+    connection the run ends, and no word is of credentials that it does not have.
+    """
+    exchange = coinbase if feed is products else plain
+    exchange.refuses = [status]
+    assert "credentials" not in ended(
+        follow(feed(exchange)), rf"does not let us in \(HTTP {status}\).*check the address"
+    )
+    following = begun(follow(feed(exchange)), exchange)
+    exchange.refuses = [status] * 2
+    exchange.drop()
+    for number, wait_s in enumerate([1.0, 2.0, 4.0], 1):
+        following.until(lambda n=number: len(following.clock.waits) == n)
+        assert wait_s == following.clock.waits[-1]
+        following.clock.pass_s(wait_s)
+    following.until(lambda: not following.open_gaps())
+    assert "broken off" == following.gaps()[-1]["cause"]
+
+
+def test_forbidden_with_credentials(plain: PlainExchange, follow):
+    """Whose credentials are refused later is not to call again."""
+    following = begun(follow(any_feed(plain, http={"X-Key": "${APCA_API_SECRET_KEY}"})), plain)
+    plain.refuses = [403]
+    plain.drop()
+    following.until(lambda: bool(following.clock.waits))
+    following.clock.pass_s(1.0)
+    with pytest.raises(ConfigError, match=r"refused our credentials \(HTTP 403\); check APCA_API_SECRET_KEY"):
+        following.until(lambda: False)
+
+
 def test_refused_product(coinbase: CoinbaseExchange, follow):
     """A product that does not exist ends the run; one that is not confirmed does, too."""
     following = follow(products(coinbase, "BTC-USD", "XXX-USD"))

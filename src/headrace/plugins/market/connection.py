@@ -28,7 +28,7 @@ _LATE_S = 1.0
 """Where not all that had come was taken for so long, nobody knows when that came which is taken now."""
 
 _TOO_MANY = 429
-_CREDENTIALS = (401, 403)
+_FORBIDDEN = (401, 403)
 _WRONG_PLACE = (400, 404, 405, 410, 426)
 _TOO_MANY_WAIT_S = 60.0
 _RECEIVED, _CONNECTION, _SEQUENCE = "headrace.received_ns", "headrace.connection", "headrace.sequence"
@@ -241,10 +241,14 @@ def reason(error: Exception, feed: Feed, *, first: bool, subscribed: bool) -> Fe
 def _status(error: InvalidStatus, feed: Feed, *, first: bool) -> FeedLostError:
     """What an HTTP status of the handshake means."""
     status, headers = error.response.status_code, error.response.headers
-    if status in _CREDENTIALS:
-        variables = " and ".join(name for name, _ in feed.credentials()) or "the settings"
+    if status in _FORBIDDEN and (variables := " and ".join(name for name, _ in feed.credentials())):
         raise FeedRefusedError(
             f"{feed.safe_url}: refused our credentials (HTTP {status}); check {variables}"
+        ) from error
+    if status in _FORBIDDEN and first:  # later it passes: what stands before an exchange says so, too
+        raise FeedRefusedError(
+            f"{feed.safe_url}: does not let us in (HTTP {status}), and we have no key to show: check the address, whether it"
+            " wants one, and whether it serves this machine's network"
         ) from error
     if status in _WRONG_PLACE and first:
         raise FeedRefusedError(f"{feed.safe_url}: no WebSocket there (HTTP {status}); check the address") from error
