@@ -7,12 +7,14 @@ import logging
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 from market_following import Clock, Following, begun, products, stocks, until
 
 from headrace.errors import ConfigError
+from headrace.plugins.market.alpaca import Alpaca
 from headrace.plugins.market.gaps import Gaps
 from headrace.plugins.market.json_feed import JsonFeed
 from headrace.records import Partition, Start
@@ -287,6 +289,17 @@ def test_silent_while_the_market_is_open(alpaca: AlpacaExchange, follow):
     assert ["started"] == [g["cause"] for g in following.gaps()]
     opening.pass_s(1)
     lost_and_back(following, alpaca, "silent for 120 s while the market is open")
+
+
+@pytest.mark.parametrize(
+    ("feed", "opens", "closes"), [("sip", "14:32:00", "21:00:00"), ("delayed_sip", "14:47:00", "21:15:00")]
+)
+def test_session_of_a_delayed_feed(feed: str, opens: str, closes: str):
+    """Data that come a quarter of an hour late begin and end so much later than New York does; silence is no fault outside."""
+    stream = Alpaca(feed=feed, silence_s=120.0)
+    for edge, before, behind in ((opens, None, 120.0), (closes, 120.0, None)):
+        moment = datetime.fromisoformat(f"2026-01-02T{edge}+00:00")
+        assert (before, behind) == (stream.quiet_s(moment - timedelta(seconds=1)), stream.quiet_s(moment))
 
 
 def test_missing_heartbeat(coinbase: CoinbaseExchange, follow):

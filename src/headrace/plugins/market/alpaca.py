@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 import msgspec
 
 from headrace.errors import ConfigError
-from headrace.plugins.market.alpaca_history import AlpacaHistory
+from headrace.plugins.market.alpaca_history import DELAY_S, AlpacaHistory
 from headrace.plugins.market.environment import named, variable
 from headrace.plugins.market.feed import OTHER, Dialogue, Feed, FeedLostError, FeedRefusedError, Heard
 from headrace.plugins.market.frames import Frames, grouped, words
@@ -60,7 +60,8 @@ class Alpaca(Feed):
 
         assets_address: Where that list is: of a paper account unless given, and of none where `address` is another.
 
-        silence_s: While New York is open, no message at all for so long is taken for a fault.
+        silence_s: While New York is open, no message at all for so long is taken for a fault; of "delayed_sip" a quarter of an
+            hour later.
     """
 
     symbols: tuple[str, ...] = ("AAPL",)
@@ -116,6 +117,8 @@ class Alpaca(Feed):
             return self.silence_s
         from headrace.plugins.market.sessions import opened  # noqa: PLC0415 - the calendar takes a while to import
 
+        if self.feed == "delayed_sip":
+            moment -= timedelta(seconds=DELAY_S)  # what comes now was said then
         began = opened(moment)
         if began is None or (moment.astimezone(UTC) - began).total_seconds() < self.silence_s:
             return None

@@ -21,7 +21,7 @@ _BEFORE_NS = {"trades": 10 * 10**9, "quotes": 10 * 10**9, "bars": 120 * 10**9}
 _AFTER_NS = 10 * 10**9
 """Our clock may be slow: what was sent before our end of a gap may have a later time there."""
 
-_DELAY_NS = 900 * 10**9
+DELAY_S = 900
 """The delayed feed is so late. What is newer it may not ask for."""
 
 
@@ -55,7 +55,7 @@ class AlpacaHistory(History):
         }
 
     def first(self, kind: str, wanted: Wanted) -> str:
-        late_ns = _DELAY_NS if self.of == "delayed_sip" else 0
+        late_ns = DELAY_S * 10**9 if self.of == "delayed_sip" else 0
         query = {
             "start": moment(wanted.from_ns - _BEFORE_NS[kind] - late_ns),
             "end": moment(wanted.to_ns - late_ns if late_ns else wanted.to_ns + _AFTER_NS),
