@@ -33,6 +33,26 @@ def test_stocks_by_pattern(alpaca: AlpacaExchange, follow):
     assert ["/v2/assets?status=active&asset_class=us_equity"] * 2 == alpaca.asked
 
 
+@pytest.mark.parametrize(
+    ("status", "limits", "wait_s"),
+    [(429, {"Retry-After": "7"}, 7.0), (503, {"Retry-After": "7"}, 7.0), (429, {}, 60.0), (503, {}, 0.0)],
+)
+def test_list_that_is_to_be_waited_for(alpaca: AlpacaExchange, follow, status: int, limits: dict, wait_s: float):
+    """Whoever says how long to wait is not asked for its list before, however often a pipeline polls."""
+    following = follow(stocks(alpaca, "A*", assets_address=alpaca.history_address))
+    alpaca.faults, alpaca.limits = [status], limits
+    with pytest.raises(SourceUnavailableError, match="its list of symbols could not be read"):
+        following.poll()
+    if wait_s:
+        following.clock.pass_s(wait_s - 0.001)
+        with pytest.raises(SourceUnavailableError, match=f"it wants to be left alone for {wait_s:g} s"):
+            following.poll()
+        assert 1 == len(alpaca.asked)
+        following.clock.pass_s(0.001)
+    begun(following, alpaca)
+    assert 2 == len(alpaca.asked)
+
+
 def test_products_by_pattern(follow):
     """The same of products; the pattern may stand in the URI."""
     with CoinbaseExchange(keeps=True, products=("BTC-USD", "ETH-EUR", "ETH-USD")) as exchange:

@@ -65,9 +65,9 @@ class Fetcher:
         if status == _OK:
             return
         if status == _TOO_MANY:
-            raise HistoryLostError("too many requests", self._wait_s(headers))
+            raise HistoryLostError("too many requests", self._wait_s(headers, _TOO_MANY_WAIT_S))
         if status >= 500:
-            raise HistoryLostError(f"HTTP {status}")
+            raise HistoryLostError(f"HTTP {status}", self._wait_s(headers, 0.0))
         why = {
             _UNAUTHORIZED: "credentials refused",
             _FORBIDDEN: "not in this subscription, or credentials refused",
@@ -75,12 +75,12 @@ class Fetcher:
         }.get(status, "refused")
         raise HistoryRefusedError(f"{why} (HTTP {status})")
 
-    def _wait_s(self, headers: Mapping[str, str]) -> float:
-        """For how long the exchange asks to be left alone."""
+    def _wait_s(self, headers: Mapping[str, str], unsaid_s: float) -> float:
+        """For how long the exchange asks to be left alone; where it does not say, *unsaid_s*."""
         after, reset = headers.get("Retry-After", ""), headers.get("X-RateLimit-Reset", "")
         if after.isdecimal():
             return float(after)
         if reset.isdecimal():
             said = float(reset)
             return said if said < _EPOCH_S else max(0.0, said - self.now_ns() / 1e9)
-        return _TOO_MANY_WAIT_S
+        return unsaid_s

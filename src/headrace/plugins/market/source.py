@@ -111,6 +111,9 @@ class FeedSource(Source):
     _backlog: Backlog = attrs.field(init=False)
     _supervisor: Supervisor = attrs.field(init=False)
     _thread: threading.Thread | None = attrs.field(default=None, init=False)
+    _unlisted: tuple[float, str] | None = attrs.field(default=None, init=False)
+    """Until when the list of symbols is not asked for again, and why."""
+
     _starts: dict[Partition, Start | None] = attrs.field(factory=dict, init=False)
     _assignments: dict[Partition, int] = attrs.field(factory=dict, init=False)  # the last one, in a pause too
     _next: dict[Partition, int] = attrs.field(factory=dict, init=False)
@@ -246,7 +249,9 @@ class FeedSource(Source):
         self._thread.start()
 
     def _resolved(self) -> Feed:
-        """The feed with symbols in the place of patterns."""
+        """The feed with symbols in the place of patterns; not asked for before the exchange wants to be."""
+        if self._unlisted is not None and self.clock() < self._unlisted[0]:
+            raise SourceUnavailableError(self._unlisted[1])
         fetcher = Fetcher(most_bytes=self.max_message_bytes, now_ns=self.now_ns)
         try:
             return self.feed.resolved(lambda address, headers: fetcher.get(address, headers)[1])
@@ -255,9 +260,10 @@ class FeedSource(Source):
                 f"{self.feed.name}: its list of symbols is not to be had ({error}); name them instead"
             ) from error
         except HistoryLostError as error:
-            raise SourceUnavailableError(
-                f"{self.feed.name}: its list of symbols could not be read ({error})"
-            ) from error
+            wait = f"; it wants to be left alone for {error.wait_s:g} s" if error.wait_s else ""
+            why = f"{self.feed.name}: its list of symbols could not be read ({error}){wait}"
+            self._unlisted = self.clock() + error.wait_s, why
+            raise SourceUnavailableError(why) from error
 
     def _sayable(self) -> list[Event]:
         """
