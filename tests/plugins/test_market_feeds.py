@@ -379,6 +379,24 @@ def test_words_are_read_in_their_order():
     assert [False, False, False, True, False] == [h.subscribed for h in heard]
 
 
+def test_symbol_that_is_spelt_otherwise(plain: PlainExchange, follow, caplog: pytest.LogCaptureFixture):
+    """
+    A feed that is asked for `btcusdt` and sends BTCUSDT: what it means is not guessed, the gap lasts, and one warning names both.
+    What is spelt alike, is none of ours or is not kept is no reason for one.
+    """
+    words = {"send": ('{"follow":"{symbol}"}',), "kind": "k", "streams": {"t": "trades"}, "shown_by": "message"}
+    following = follow(any_feed(plain, symbols=("ETH", "btcusdt", "eth"), **words))
+    following.until(lambda: len(plain.heard) == 3)
+    told = [("x", "BTCUSDT"), ("t", "ETH"), ("t", "XRP"), ("t", "BTCUSDT"), ("t", "BTCUSDT")]
+    for count, (kind, symbol) in enumerate(told):
+        plain.publish({"k": kind, "s": symbol})
+        following.until(lambda n=count: len(following.values("trades")) == n)
+        warned = [r for r in caplog.records if r.what == "symbol is spelt otherwise"]
+        assert (count >= 3) == len(warned)
+    assert [("btcusdt", "BTCUSDT")] == [(r.fields["symbol"], r.fields["found"]) for r in warned]
+    assert ["btcusdt", "eth"] == following.open_gaps()
+
+
 def ended(following: Following, message: str) -> str:
     """Poll and store until the source has nothing more to say than why it ended."""
     following.storing = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tomllib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ import attrs
 import msgspec
 
 from headrace.errors import ConfigError
+from headrace.logs import event as log_event
 from headrace.plugins.market.environment import filled, named
 from headrace.plugins.market.feed import OTHER, Dialogue, Feed, FeedLostError, FeedRefusedError, Heard
 from headrace.plugins.market.frames import BROKEN, grouped, split
@@ -21,6 +23,8 @@ from headrace.plugins.market.symbols import symbols_of
 if TYPE_CHECKING:
     from headrace.registry import Registry
     from headrace.uri import URI
+
+_log = logging.getLogger("headrace.market")
 
 _MESSAGES = "messages"
 _TEXT: tuple[Any, str] = (str, "a text")
@@ -48,7 +52,7 @@ class JsonFeed(Feed):
 
         address: ``wss://…``
 
-        symbols: What is subscribed to.
+        symbols: What is subscribed to, each to the letter as messages name it: gaps are told by it.
 
         send: What is sent first. ``{symbols}`` stands for the JSON array of them; a text with ``{symbol}`` is sent once for
             each.
@@ -218,6 +222,10 @@ class _Dialogue(Dialogue):
     unread: list[str] = attrs.field(
         factory=list
     )  # symbols whose words the exchange has perhaps not read, as they were sent
+    _symbols: frozenset[str] = attrs.field(init=False)
+    _folded: dict[str, str] = attrs.field(
+        init=False
+    )  # the same by their letters without case, but those that were warned of
     _array: msgspec.json.Decoder[list[msgspec.Raw]] = attrs.field(
         factory=lambda: msgspec.json.Decoder(list[msgspec.Raw])
     )
@@ -225,6 +233,8 @@ class _Dialogue(Dialogue):
 
     def __attrs_post_init__(self) -> None:
         self._decoder = msgspec.json.Decoder(self.head)
+        self._symbols = frozenset(self.feed.symbols)
+        self._folded = {} if "*" in self._symbols else {s.casefold(): s for s in self.feed.symbols}
 
     def begin(self) -> Heard:
         if self.feed.subscribed:
@@ -248,9 +258,28 @@ class _Dialogue(Dialogue):
         numbers = [n if k is not None and k != OTHER else None for k, (_, _, _, n) in zip(kinds, found, strict=True)]
         values, symbols = [value for value, *_ in found], [symbol for _, _, symbol, _ in found]
         counted = numbers if self.feed.sequence else None
+        if self._folded:
+            self._tell_spelling(kinds, symbols)
         held = self._shown(kinds, symbols) if self.unread else []
         began = began or bool(held and not self.unread)
         return Heard(grouped(values, kinds, symbols, counted), replies, began, held=held)
+
+    def _tell_spelling(self, kinds: Sequence[str | None], symbols: Sequence[str | None]) -> None:
+        """Warn once a connection of a symbol that messages write otherwise: to take it for the same could hide a loss."""
+        for kind, symbol in zip(kinds, symbols, strict=True):
+            if symbol is None or symbol in self._symbols or kind is None or kind == OTHER:
+                continue
+            if ours := self._folded.pop(symbol.casefold(), ""):
+                log_event(
+                    _log,
+                    logging.WARNING,
+                    "symbol is spelt otherwise",
+                    feed=self.feed.name,
+                    symbol=ours,
+                    found=symbol,
+                    advice="its gaps are told of a symbol that no record has, and may never end: name in symbols what messages"
+                    " name, and spell out in send what the exchange wants to hear",
+                )
 
     def _shown(self, kinds: Sequence[str | None], symbols: Sequence[str | None]) -> list[str]:
         """Take out the symbols whose words were read: those of a message that is kept, and those that were sent before."""
