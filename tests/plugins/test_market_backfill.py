@@ -401,6 +401,7 @@ def test_less_is_said_behind_what_came(
         if chunks[0].kind == "trades":
             settling.start()
             settling.join(0.3)
+            until(lambda: not len(backlog))  # what he has written is taken before the message is there
         put(backlog, chunks)
 
     def missing() -> list[int]:
