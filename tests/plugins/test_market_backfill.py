@@ -31,7 +31,7 @@ from headrace.plugins.market.gaps import Missing
 from headrace.plugins.market.history import HistoryLostError, HistoryRefusedError, Wanted, spliced
 from headrace.plugins.market.source import FeedSource
 from headrace.plugins.market.venues import AlpacaBar, AlpacaQuote, AlpacaTrade, CoinbaseTrade
-from headrace.records import Record, Start
+from headrace.records import Hint, Partition, Record, Start
 from headrace.registry import Registry
 from headrace.rows import row
 from headrace.testing.servers.exchange import AlpacaExchange, CoinbaseExchange, Exchange, alpaca_trade, coinbase_match
@@ -206,6 +206,25 @@ def test_stopped_before(coinbase: CoinbaseExchange, follow):
         "backfilled": 0,
     } == lost(following)
     assert [] == coinbase.asked
+
+
+# ---- stored or not ------------------------------------------------------------------------------------------
+
+
+def test_what_is_smaller_needs_what_came_before(coinbase: CoinbaseExchange, follow):
+    """That less is missing is said when what came late is stored, though what was received behind it is not."""
+    following = begun(follow(coins(coinbase), backfill=False), coinbase)
+    coinbase.publish(coinbase_match(1), coinbase_match(3))
+    following.until(lambda: len(following.values("trades")) == 2)
+    following.source.move(dict.fromkeys(following.source._kinds.values()))  # paused, so that all is one step
+    coinbase.publish(*(coinbase_match(n) for n in (2, 4, 5)))
+    until(lambda: len(following.source._backlog) == 4)
+    following.source.move({p: Start(n, None, 1) for p, n in following.source._next.items()})
+    following.until(lambda: len(following.values("trades")) == 5)
+    assert 1 == following.gaps()[-1]["missing"]
+    following.source.acknowledge({Partition("coinbase.trades", 0): Hint(3)})
+    following.poll()
+    assert 0 == following.gaps()[-1]["missing"]
 
 
 # ---- by time --------------------------------------------------------------------------------------------------

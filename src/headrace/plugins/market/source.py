@@ -282,12 +282,16 @@ class FeedSource(Source):
             return self._batches(first + late)
         if any(not gap.behind for _, gap in self._gaps):
             return self._batches(late)
-        messages, behind = [c for c in self._held if c.kind != GAPS], [c for c in self._held if c.kind == GAPS]
+        messages: list[Chunk] = []
+        ends = {p: end for p, end in self._next.items() if p != self._kinds[GAPS]}
+        for chunk in self._held:
+            if chunk.kind == GAPS:
+                self._late.append((ends.copy(), chunk))  # it needs what came before it, and no more
+            else:
+                messages.append(chunk)
+                ends[self._kinds[chunk.kind]] += len(chunk.values)
         self._held = []
-        events = self._batches(late + messages)
-        needed = {p: end for p, end in self._next.items() if p != self._kinds[GAPS]}
-        self._late += [(needed, chunk) for chunk in behind]
-        return events
+        return self._batches(late + messages)
 
     def _batches(self, chunks: Sequence[Chunk]) -> list[Event]:
         by_kind: dict[str, list[Chunk]] = {}
