@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import attrs
 import duckdb
 import pytest
 from market_following import Clock, Following, Running, begun, products, stocks, until, values
@@ -27,7 +29,7 @@ from headrace.plugins.lake.sink import LakeSink
 from headrace.plugins.market.backlog import Backlog, Chunk
 from headrace.plugins.market.coinbase_history import CoinbaseHistory
 from headrace.plugins.market.fetching import Fetcher
-from headrace.plugins.market.gaps import Missing
+from headrace.plugins.market.gaps import Gaps, Missing
 from headrace.plugins.market.history import HistoryLostError, HistoryRefusedError, Wanted, spliced
 from headrace.plugins.market.source import FeedSource
 from headrace.plugins.market.venues import AlpacaBar, AlpacaQuote, AlpacaTrade, CoinbaseTrade
@@ -211,6 +213,102 @@ def test_stopped_before(coinbase: CoinbaseExchange, follow):
 # ---- stored or not ------------------------------------------------------------------------------------------
 
 
+def stands_elsewhere(following: Following, stream: str) -> None:
+    """What was said of a stream and is not stored is refused: another one wrote a record there."""
+    source, partition = following.source, Partition(stream, 0)
+    stored = source._stored[partition]
+    kept = following.said[partition.stream.rpartition(".")[2]]
+    kept[:] = [r for r in kept if r.offset < stored]
+    source.move({partition: Start(stored + 1, None, 2)})
+
+
+def missing(following: Following) -> list[int]:
+    return [g["missing"] for g in following.gaps() if g["cause"] == "numbers are missing"]
+
+
+def numbers(following: Following) -> set[int]:
+    return {json.loads(v)["trade_id"] for v in following.values("trades")}
+
+
+@pytest.mark.parametrize(
+    ("faults", "fetched"),
+    [([], 25), (["", "", 404], 20), (["", "hold"], 10)],
+    ids=["all", "a part", "while it is fetched"],
+)
+@pytest.mark.parametrize("again", [True, False], ids=["there again", "not there any more"])
+def test_what_was_fetched_is_dropped(coinbase: CoinbaseExchange, follow, faults: list, fetched: int, again: bool):
+    """A gap is never filled by records that another writer's displaced: it is as large as it was, and they are fetched again."""
+    following = begun(follow(coins(coinbase), **QUIET), coinbase)
+    gap = outage(following, coinbase, range(4, 29), 29)
+    following.store()
+    coinbase.faults = faults
+    waited(following, lambda: len(backfilled(following)) == fetched)
+    for _ in range(5):
+        following.poll()
+    assert gap == lost(following)
+    stands_elsewhere(following, "coinbase.trades")
+    coinbase.faults = [] if again else [404] * 100
+    coinbase.held.set()
+    coinbase.publish(*(coinbase_match(n) for n in range(30, 60)))  # beyond where it was to be stored before
+
+    def settled() -> bool:
+        following.store()
+        found = lost(following)
+        assert found["missing"] >= len(set(range(4, 29)) - numbers(following)), found
+        return found["filled"] if again else "404" in (found["backfill"] or "")
+
+    waited(following, settled)
+    if again:
+        assert ("done", set(range(1, 60))) == (lost(following)["backfill"], numbers(following))
+
+
+def test_many_numbers_are_dropped(coinbase: CoinbaseExchange, follow, monkeypatch: pytest.MonkeyPatch):
+    """Of a gap whose numbers are too many to be listed, those that are fetched twice count once."""
+    monkeypatch.setattr("headrace.plugins.market.gaps._TRACKED", 5)
+    following = begun(follow(coins(coinbase), **QUIET), coinbase)
+    outage(following, coinbase, range(4, 29), 29)
+    following.store()
+    coinbase.faults = ["", "hold"]
+    waited(following, lambda: len(backfilled(following)) == 10)
+    stands_elsewhere(following, "coinbase.trades")
+    coinbase.published[:] = [m for m in coinbase.published if m["trade_id"] > 10]  # the others are too old by now
+    coinbase.held.set()
+    waited(following, lambda: following.store() or (lost(following)["backfill"] or "").startswith("partly: 7"))
+    assert (7, 18, False) == tuple(lost(following)[n] for n in ("missing", "backfilled", "filled"))
+
+
+def test_what_came_late_is_dropped(coinbase: CoinbaseExchange, follow):
+    """
+    A number that came late and was not stored is missing again.
+
+    The stream is quiet then: where it was to be stored it never comes, and what is said of other gaps does not wait for that.
+    """
+    following = begun(follow(coins(coinbase), backfill=False), coinbase)
+    coinbase.publish(*(coinbase_match(n) for n in (1, 3, 5)))
+    following.until(lambda: len(following.values("trades")) == 3)
+    following.store()
+    coinbase.publish(coinbase_match(2))
+    following.until(lambda: len(following.values("trades")) == 4)
+    following.poll()
+    following.source.move({Partition("coinbase.trades", 0): Start(0, None, 2)})
+    for _ in range(5):
+        following.poll()
+    found = [g for g in following.gaps() if g["cause"] == "numbers are missing"]
+    assert [(1, 3, 1, None), (3, 5, 1, None)] == [
+        (g["last_sequence"], g["next_sequence"], g["missing"], g["backfill"]) for g in found
+    ]
+    assert "not stored: the sink of coinbase.trades stands elsewhere" == following.gaps()[-1]["cause"]
+    coinbase.publish(coinbase_match(4), coinbase_match(2))
+    following.until(lambda: len(following.values("trades")) == 6)
+    following.store()
+    following.until(lambda: missing(following) == [0, 0])
+    following.store()
+    stands_elsewhere(following, "coinbase.trades")
+    for _ in range(5):
+        following.poll()
+    assert [0, 0] == missing(following)  # that is stored
+
+
 def test_what_is_smaller_needs_what_came_before(coinbase: CoinbaseExchange, follow):
     """That less is missing is said when what came late is stored, though what was received behind it is not."""
     following = begun(follow(coins(coinbase), backfill=False), coinbase)
@@ -225,6 +323,32 @@ def test_what_is_smaller_needs_what_came_before(coinbase: CoinbaseExchange, foll
     following.source.acknowledge({Partition("coinbase.trades", 0): Hint(3)})
     following.poll()
     assert 0 == following.gaps()[-1]["missing"]
+
+
+def test_what_an_interval_brought_is_dropped(alpaca: AlpacaExchange, follow):
+    """A feed that does not count: that all was fetched is said when all pages are stored, and not for the last one alone."""
+    feed = stocks(alpaca, history_address=alpaca.history_address, silence_s=1e9, wanted=("trades",))
+    following = begun(follow(feed, **QUIET), alpaca)
+    following.clock.pass_s(20)
+    alpaca.drop()
+    alpaca.publish(*(alpaca_trade(1000 * n) for n in (21, 22, 23)))
+    following.clock.pass_s(10)
+    alpaca.faults = ["", "hold"]
+    following.store()
+    waited(following, lambda: len(backfilled(following)) == 2)
+    stands_elsewhere(following, "alpaca.iex.trades")
+    alpaca.held.set()
+    told: list[str] = []
+
+    def passed() -> bool:
+        following.store()
+        told.append(lost_of(following)["backfill"] or "")
+        return told[-1] == "partly: corrections are not in the history" or len(backfilled(following)) > 4
+
+    waited(following, passed)
+    assert [23000, 21000, 22000, 23000] == [json.loads(r.value)["i"] for r in backfilled(following)]
+    assert "partly: what was fetched is not stored; corrections are not in the history" in told
+    assert 3 == lost_of(following)["backfilled"]
 
 
 # ---- by time --------------------------------------------------------------------------------------------------
@@ -350,12 +474,44 @@ def away(exchange: Exchange) -> Iterator[None]:
     exchange.refuses = []
 
 
-def run_with_outage(exchange: CoinbaseExchange, lake: Path) -> None:
+@attrs.define(kw_only=True)
+class Contested(FileStore):
+    """Before the first segment with what was fetched another feed writes a trade of its own into the lake."""
+
+    contested: bool = attrs.field(default=False, init=False)
+
+    def create(self, key: str, body: bytes, metadata: Mapping[str, str]) -> bool:
+        fetched = key.startswith("coinbase.trades/partition=0/") and b"headrace.backfilled" in gzip.decompress(body)
+        if fetched and not self.contested:
+            self.contested = True
+            self._write()
+        return super().create(key, body, metadata)
+
+    def _write(self) -> None:
+        with CoinbaseExchange() as exchange:
+            source = FeedSource(feed=products(exchange), run="another")
+            sink = LakeSink(store=FileStore(root=self.root))
+            running = Running(Pipeline(source=source, sink=sink, flush=FlushPolicy(age_s=0.05))).begin()
+            exchange.wait_for_clients()
+            exchange.publish(coinbase_match(1))
+            until(lambda: [1, 1] == [v["trade_id"] for v in values(self.root, "coinbase.trades") if v["trade_id"] == 1])
+            assert running.stop() is None
+
+
+def run_with_outage(
+    exchange: CoinbaseExchange, lake: Path, store: FileStore | None = None, after_s: float = 0.05
+) -> None:
     """Follow it into a lake, with an outage of the trades 4 to 28, until the gap's record says what came of it."""
     source = FeedSource(
-        feed=coins(exchange), reconnect_first_s=0.05, backfill_after_s=0.05, backfill_reach_s=0.0, run="r"
+        feed=coins(exchange), reconnect_first_s=0.05, backfill_after_s=after_s, backfill_reach_s=0.0, run="r"
     )
-    pipeline = Pipeline(source=source, sink=LakeSink(store=FileStore(root=lake)), flush=FlushPolicy(age_s=0.05))
+
+    def settled(gap: dict[str, Any]) -> bool:
+        return gap["cause"] == "broken off" and (gap["backfill"] or "not stored").find("not stored") < 0
+
+    pipeline = Pipeline(
+        source=source, sink=LakeSink(store=store or FileStore(root=lake)), flush=FlushPolicy(age_s=0.05)
+    )
     running = Running(pipeline).begin()
     try:
         exchange.wait_for_clients()
@@ -366,7 +522,7 @@ def run_with_outage(exchange: CoinbaseExchange, lake: Path) -> None:
             exchange.last.clear()
         exchange.wait_for_clients()
         exchange.publish(*(coinbase_match(n) for n in range(29, 40)))
-        until(lambda: any(g["cause"] == "broken off" and g["backfill"] for g in values(lake, "coinbase.gaps")))
+        until(lambda: any(settled(gap) for gap in values(lake, "coinbase.gaps")))
         exchange.publish(coinbase_match(40))  # an audit holds it to its word from the next record on
         until(lambda: source._supervisor.gaps._numbers.get("BTC-USD") == 40)
     finally:
@@ -394,6 +550,24 @@ def test_the_audit_agrees(coinbase: CoinbaseExchange, tmp_path: Path, monkeypatc
     assert expected[fault] == (result.verdict, gap.state, gap.absent)
     refused = "not available: trades: no history (HTTP 404)"
     assert (refused if fault == "not kept" else "done") == gap.history
+
+
+@pytest.mark.parametrize("mended", [True, False], ids=["as it is", "told by nobody"])
+def test_the_audit_finds_what_was_displaced(
+    coinbase: CoinbaseExchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mended: bool
+):
+    """
+    What another writer displaced in a lake is fetched again, and the gap is filled by the records, too.
+
+    The negative control: where gaps stay as small as they were, the audit finds the numbers that no record has.
+    """
+    if not mended:
+        monkeypatch.setattr(Gaps, "dropped", lambda _: {})
+    run_with_outage(coinbase, tmp_path, Contested(root=tmp_path), after_s=1.0)  # what came live is stored by then
+    result = audit(f"file://{tmp_path}", stream="coinbase.trades", deep=True)
+    (gap,) = [g for g in result.gaps if g.cause == "broken off"]
+    assert (("complete", "filled") if mended else ("incomplete", "missing")) == (result.verdict, gap.state)
+    assert "done" == gap.history
 
 
 @pytest.mark.parametrize("locked", [True, False], ids=["as it is", "without the lock"])

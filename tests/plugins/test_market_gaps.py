@@ -130,6 +130,33 @@ def test_many_missing_numbers():
     }
 
 
+def test_what_is_not_stored_is_missing():
+    """
+    What came late makes a gap smaller for good when it is stored. When something is dropped before, the gap is as large as at
+    first, and can become smaller again.
+
+    While that is not known every revision belongs behind what came: one that is written for another reason says it, too.
+    """
+    gaps = Gaps(feed="f", symbols=("A",), producer="p", run="p")
+    gaps.begin("started", None)
+    gaps.end(1)
+    gaps.count(["A"], [1], 2)
+    gaps.begin("broken off", 3)
+    gaps.count(["A", "A"], [6, 3], 4)  # the exchange has not confirmed the subscription yet
+    gaps.end(5)
+    gap = last_of(gaps)[-1]
+    assert [(4, False), (3, True), (3, True)] == [(json.loads(v)["missing"], less) for _, v, less in gaps.out[-3:]]
+    gaps.stored(gap["id"], gap["revision"] - 2)  # from before it came
+    assert {gap["id"]: gap["revision"] + 1} == gaps.dropped()
+    assert (4, False) == (last_of(gaps)[-1]["missing"], gaps.out[-1][2])
+    assert {} == gaps.dropped()
+    gaps.count(["A", "A", "A", "A"], [2, 3, 4, 5], 6)
+    gap = last_of(gaps)[-1]
+    assert gap["filled"]
+    gaps.stored(gap["id"], gap["revision"])
+    assert {} == gaps.dropped()
+
+
 def test_many_fetched_numbers():
     """What the history had of a gap of many is counted, and each number once, though it is not listed."""
     gaps = Gaps(feed="f", symbols=("A",), producer="p", run="p")

@@ -14,7 +14,7 @@ from headrace.logs import event as log_event
 from headrace.plugins.market.backlog import Backlog, Chunk
 from headrace.plugins.market.backoff import Backoff
 from headrace.plugins.market.fetching import Fetcher
-from headrace.plugins.market.gaps import Gaps, Missing, moment
+from headrace.plugins.market.gaps import NOT_STORED, Gaps, Missing, moment
 from headrace.plugins.market.history import History, HistoryLostError, HistoryRefusedError, Page, Wanted
 
 _log = logging.getLogger("headrace.market")
@@ -134,7 +134,9 @@ class Backfill:
         with self.lock:
             if gap.missing == 0:
                 return  # it came late
-            before = gap.fetched
+            if gap.left is None:
+                gap.fetched = 0  # of it all is fetched, the second time too
+            before, dropped = gap.fetched, gap.dropped
         wanted = self._wanted(gap)
         if wanted is None:
             failures = ["history is asked for by symbol"]
@@ -143,6 +145,8 @@ class Backfill:
         with self.lock:
             if gap.missing and not failures:  # else nobody knows what it has
                 failures.append(f"{gap.missing:,} are not in the history")
+            if gap.dropped > dropped and gap.missing != 0:
+                failures.append(NOT_STORED)
             short = [f"{kind} are not in the history" for kind in self.kinds if kind not in self.history.kinds]
             if wanted is not None and gap.last is None and gap.from_ns is None:
                 short.insert(0, f"from {moment(wanted.from_ns)} on")

@@ -12,6 +12,9 @@ import msgspec
 from headrace.plugins.market.numbers import Numbers
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+NOT_STORED = "what was fetched is not stored"
+"""Why a gap is not filled, though the exchange's history had it."""
+
 _TRACKED = 10_000
 """Of a gap with more missing numbers it is not followed which of them come late."""
 
@@ -29,6 +32,12 @@ def moment(ns: int) -> str:
     """Nanoseconds since the epoch as ISO-8601 text in UTC."""
     seconds, rest = divmod(ns, 10**9)
     return f"{_EPOCH + timedelta(seconds=seconds):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
+
+
+def revision_of(value: bytes) -> tuple[str, int]:
+    """Return of which gap a record is, and which revision."""
+    found = msgspec.json.decode(value)
+    return found["id"], found["revision"]
 
 
 @attrs.define
@@ -57,6 +66,10 @@ class Missing:
         fetched: Records that came from the exchange's history.
 
         fill: What came of asking for it there: "done", "partly: …", "not available: …"; None: it was not asked.
+
+        unsure: The first revision by which less is missing than is known to be stored; 0: none.
+
+        dropped: How often what had come of it was not stored.
     """
 
     id: str
@@ -70,6 +83,8 @@ class Missing:
     revision: int = 0
     fetched: int = 0
     fill: str | None = None
+    unsure: int = 0
+    dropped: int = 0
 
     @property
     def missing(self) -> int | None:
@@ -119,6 +134,7 @@ class Gaps:
     _uncounted: dict[str, Missing] = attrs.field(factory=dict, init=False)  # the first number behind it is not known
     _first: dict[str, list[Missing]] = attrs.field(factory=dict, init=False)  # no number was seen yet
     _late: dict[str, list[Missing]] = attrs.field(factory=dict, init=False)  # whose numbers may come yet
+    _unsure: dict[str, Missing] = attrs.field(factory=dict, init=False)  # by id: what came may not be stored yet
 
     # ---- connections --------------------------------------------------------------------------------------
 
@@ -159,12 +175,47 @@ class Gaps:
             if not gap.left and gap in (late := self._late.get(gap.symbol, [])):
                 late.remove(gap)
         gap.fetched += len(kept)
+        if kept:
+            self._be_unsure(gap)
         return kept
 
     def settle(self, gap: Missing, fill: str) -> None:
         """Write what came of asking the exchange's history; it belongs behind what was fetched."""
         gap.fill = fill
         self._write(gap, less=True)
+
+    # ---- what came late, and is stored or not --------------------------------------------------------------
+
+    def stored(self, name: str, revision: int) -> None:
+        """All that came before this revision of the gap with this id was written is stored."""
+        gap = self._unsure.get(name)
+        if gap is not None and revision >= gap.unsure:
+            gap.unsure = 0
+            del self._unsure[name]
+
+    def dropped(self) -> dict[str, int]:
+        """
+        Something that came is not stored, and nobody knows what: all gaps that it may have made smaller are as large as at first,
+        and are fetched again.
+
+        Return by id the revision that says so: no lower one is to be said any more.
+        """
+        unsure, self._unsure = self._unsure, {}
+        for gap in unsure.values():
+            gap.fill = f"not available: {NOT_STORED}" if gap.fetched else gap.fill
+            gap.unsure = gap.fetched = 0
+            gap.dropped += 1
+            if gap in (late := self._late.get(gap.symbol, [])):
+                late.remove(gap)
+            self._follow(gap)
+            self._write(gap)
+        self.fillable += unsure.values()
+        return {gap.id: gap.revision for gap in unsure.values()}
+
+    def _be_unsure(self, gap: Missing) -> None:
+        """Less is missing from its next revision on, by what may still be lost on its way."""
+        gap.unsure = gap.revision + 1
+        self._unsure[gap.id] = gap
 
     # ---- numbers ------------------------------------------------------------------------------------------
 
@@ -241,6 +292,7 @@ class Gaps:
         for gap in self._late.get(symbol, ()):
             if gap.left is not None and number in gap.left:
                 gap.left.discard(number)
+                self._be_unsure(gap)
                 self._write(gap, less=True)
                 if not gap.left:
                     self._late[symbol].remove(gap)
@@ -273,5 +325,5 @@ class Gaps:
             "backfilled": None if gap.fill is None else gap.fetched,
             **({"numbers": self.numbers} if self.numbers else {}),
         }
-        self.out.append((gap.symbol, msgspec.json.encode(value), less))
+        self.out.append((gap.symbol, msgspec.json.encode(value), less or gap.id in self._unsure))
         return gap

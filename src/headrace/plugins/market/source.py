@@ -22,7 +22,7 @@ from headrace.plugins.market.backoff import Backoff
 from headrace.plugins.market.connection import Patience
 from headrace.plugins.market.feed import GAPS, OTHER, Feed
 from headrace.plugins.market.fetching import Fetcher
-from headrace.plugins.market.gaps import Gaps
+from headrace.plugins.market.gaps import Gaps, revision_of
 from headrace.plugins.market.history import HistoryLostError, HistoryRefusedError
 from headrace.plugins.market.supervisor import Supervisor
 from headrace.records import Batch, Event, Extent, Hint, Identity, Partition, Start
@@ -124,6 +124,9 @@ class FeedSource(Source):
     _held: list[Chunk] = attrs.field(factory=list, init=False)  # taken, and not said yet
     _late: deque[tuple[dict[Partition, int], Chunk]] = attrs.field(factory=deque, init=False)
     """Gaps that are smaller once so much is stored."""
+
+    _void: dict[str, int] = attrs.field(factory=dict, init=False)
+    """By gap: what this revision and those before it say of less that is missing is not true any more."""
 
     _gaps: deque[tuple[int, Chunk]] = attrs.field(factory=deque, init=False)  # said and not stored, each with its end
 
@@ -273,9 +276,7 @@ class FeedSource(Source):
         apart from each other, so a gap is stored before anything behind it is said; and that less is missing is said when what
         came late is stored.
         """
-        late: list[Chunk] = []
-        while self._late and all(self._stored.get(p, 0) >= end for p, end in self._late[0][0].items()):
-            late.append(self._late.popleft()[1])
+        late = self._smaller()
         first = [c for c in self._held if c.kind == GAPS and not c.behind]
         if first:
             self._held = [c for c in self._held if c.kind != GAPS or c.behind]
@@ -292,6 +293,17 @@ class FeedSource(Source):
                 ends[self._kinds[chunk.kind]] += len(chunk.values)
         self._held = []
         return self._batches(late + messages)
+
+    def _smaller(self) -> list[Chunk]:
+        """Take the records of gaps that are smaller by what is stored by now."""
+        taken: list[Chunk] = []
+        while self._late and all(self._stored.get(p, 0) >= end for p, end in self._late[0][0].items()):
+            chunk = self._late.popleft()[1]
+            gap, revision = revision_of(chunk.values[0])
+            if revision > self._void.get(gap, 0):
+                self._supervisor.stored(gap, revision)
+                taken.append(chunk)
+        return taken
 
     def _batches(self, chunks: Sequence[Chunk]) -> list[Event]:
         by_kind: dict[str, list[Chunk]] = {}
@@ -330,19 +342,21 @@ class FeedSource(Source):
         """
         The sink stands elsewhere: what was said and not stored is gone, and the numbers go on from there.
 
-        Not so gap records, which are kept until they are stored: those are said again.
+        Not so gap records, which are kept until they are stored: those are said again. A gap that was smaller by what is gone is
+        as large as before, and another one says since when what is gone was received.
         """
-        said = self._said.get(partition)
+        said = self._said.pop(partition, ())
         from_ns = said[0][1] if said else None
-        if said:
-            said.clear()
         self._next[partition] = self._stored[partition] = position
         if partition == self._kinds[GAPS]:
             again = [chunk for _, chunk in self._gaps]
             self._gaps.clear()
             self._held[:0] = again
             return
-        self._supervisor.tell_gap(f"not stored: the sink of {partition.stream} stands elsewhere", from_ns)
+        cause = f"not stored: the sink of {partition.stream} stands elsewhere"
+        self._void |= self._supervisor.dropped(cause, from_ns)
+        # the old position may never be reached, and who is not void needs nothing of what is gone
+        self._late = deque(({}, chunk) for _, chunk in self._late)
 
     def _all_stored(self) -> bool:
         return all(self._stored.get(p, 0) >= n for p, n in self._next.items())

@@ -108,11 +108,18 @@ class Supervisor:
         """End soon. What was received stays in the backlog."""
         self._stopping.set()
 
-    def tell_gap(self, cause: str, from_ns: int | None) -> None:
-        """Record that something is missing up to now that was received, and could not be kept."""
+    def dropped(self, cause: str, from_ns: int | None) -> dict[str, int]:
+        """Record that something is missing up to now that was received, and could not be kept. Returns as `Gaps.dropped`."""
         with self._lock:
             self.gaps.between(cause, from_ns, self.now_ns())
+            void = self.gaps.dropped()
             self._put_gaps()
+        return void
+
+    def stored(self, gap: str, revision: int) -> None:
+        """All that came before this revision of a gap is stored."""
+        with self._lock:
+            self.gaps.stored(gap, revision)
 
     def metrics(self) -> Iterator[Metric]:
         """Yield what is known of the feed's connections and gaps, for `Source.metrics`."""
