@@ -137,6 +137,11 @@ def test_what_waits_has_what_it_needs():
         assert needed <= SERVICES[name]["depends_on"].keys(), name
 
 
+def test_a_feed_gives_back_what_waited():
+    """By the C library's allocator: what Python's own one does is shown by a test of the feeds."""
+    assert "malloc" == SERVICES["feed"]["environment"]["PYTHONMALLOC"]
+
+
 def test_topics_are_named_once():
     """Those that are made are those that go to the lake, and the table's stream is one of them."""
     defaults = dict(re.findall(r"\$\{([A-Z_]+):-([^}]*)\}", TEXT))

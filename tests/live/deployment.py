@@ -232,12 +232,14 @@ class Deployment:
         source = f"kafka://{self.broker.bootstrap}/{topics}?group=bronze&start=earliest"
         program = [str(HERE / "producer.py"), *([] if guarded else ["--forget-gaps"])]
         options = ["--log-format", "json", "--retry-for", "3m"]
-        self._add("producer", [*program, "stream", f"websocket://{toml}?producer=p&{quick}", sink, *options])
+        feed = ["stream", f"websocket://{toml}?producer=p&{quick}", sink]
+        self._add("producer", [*program, *feed, *options], PYTHONMALLOC="malloc")  # as docker-compose.yml has it
         self._add("bronze", ["-m", "headrace", "stream", source, self.lake, "--flush-age", "1s", *options])
         self._add("loader", ["-m", "headrace", "load", *self.loading("trades"), "--follow", "--every", "5s", *options])
 
-    def _add(self, name: str, command: Sequence[str]) -> Service:
-        service = Service(name=name, command=command, folder=self.folder, environment=self.secret)
+    def _add(self, name: str, command: Sequence[str], **environment: str) -> Service:
+        given = {**self.secret, **environment}
+        service = Service(name=name, command=command, folder=self.folder, environment=given)
         self.services[name] = service
         return service
 
