@@ -20,9 +20,9 @@ QUEUE_BYTES = 32 << 20
 @pytest.mark.parametrize("allocator", ["malloc", "pymalloc"])
 def test_at_rest(allocator: str):
     """
-    The queue of 32 MiB is filled to its limit and emptied again, time after time. With PYTHONMALLOC=malloc, as
-    docker-compose.yml has it, the process is then as large as it was after the first time. The control is Python's own allocator: it gives
-    an area of 1 MiB back only when nothing at all lies in it.
+    The queue of 32 MiB is filled to its limit and emptied again, time after time. With PYTHONMALLOC=malloc, as docker-compose.yml
+    has it, the process is then as large as it was after the first time. The control is Python's own allocator: it gives an area
+    of 1 MiB back only when nothing at all lies in it.
     """
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")},
