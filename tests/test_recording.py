@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -10,14 +11,15 @@ import sys
 import threading
 from pathlib import Path
 
+import attrs
 import pytest
 
 from headrace.cli.app import run
 from headrace.errors import ConfigError
 from headrace.plugins.market.json_feed import JsonFeed
 from headrace.plugins.market.source import FeedSource
-from headrace.recording import Recording, line
-from headrace.records import Start
+from headrace.recording import Recording, in_order, line
+from headrace.records import Batch, Partition, Record, Start
 from headrace.registry import Registry
 from headrace.testing.servers.exchange import CoinbaseExchange, PlainExchange, coinbase_match
 
@@ -61,6 +63,56 @@ def test_recorded_and_replayed(tmp_path: Path):
     assert [b"A", b"B", None] == list(batch.keys)[:3]
     assert [1_767_366_000_000, 1_767_366_001_000] == list(batch.timestamps_ms)[:2]
     replayed.close()
+
+
+def test_kinds_are_recorded_as_they_came(tmp_path: Path):
+    """Messages of several kinds in one file are in the order in which they came, in a frame and from frame to frame."""
+    sent = [{"T": kind, "n": n} for n, kind in enumerate("tqxqqt" * 2_000)]
+    sizes = itertools.cycle((1, 5, 2, 1_000))
+    rest = iter(sent)
+    with PlainExchange() as exchange:
+        feed = JsonFeed(
+            name="any",
+            address=exchange.address,
+            symbols=("A",),
+            send=('{"follow":{symbols}}',),
+            kind="T",
+            streams={"t": "trades", "q": "quotes"},
+        )
+        recording = Recording(source=FeedSource(feed=feed), path=f"{tmp_path}/rec.jsonl", records=len(sent))
+        thread = threading.Thread(target=recording.run, daemon=True)
+        thread.start()
+        exchange.wait_for_clients()
+        while frame := list(itertools.islice(rest, next(sizes))):
+            exchange.send(json.dumps(frame).encode())
+        thread.join(20)
+        assert not thread.is_alive()
+    assert sent == [json.loads(value) for value in (tmp_path / "rec.jsonl").read_bytes().splitlines()]
+
+
+def of_stream(name: str, *places: tuple[bytes, int, int]) -> Batch:
+    """A record for each place: its connection, when it came, and as which one; its value is its name and number."""
+    records = [
+        Record(
+            offset,
+            0,
+            None,
+            b"%s%d" % (name.encode(), n),
+            (("headrace.received_ns", b"%d" % ns), ("headrace.connection", c), ("headrace.sequence", b"%d" % n)),
+        )
+        for offset, (c, ns, n) in enumerate(places)
+    ]
+    return Batch.of(Partition(name, 0), records, assignment=1)
+
+
+def test_order_of_several_connections():
+    """One connection's messages are behind another's, whatever the clock does meanwhile; a stream alone stays as it is."""
+    a = of_stream("a", (b"p-1", 50, 8), (b"p-1", 40, 10), (b"p-history", 70, 1), (b"p-1", 45, 11), (b"p-2", 90, 2))
+    b = of_stream("b", (b"p-1", 30, 9), (b"p-1", 47, 12), (b"p-2", 80, 1))
+    assert b"a8 b9 a10 a11 b12 a1 b1 a2".split() == in_order([a, b])
+    assert b"a8 a10 a1 a11 a2".split() == in_order([a])
+    for headers in (None, [None] * len(b), [(("headrace.sequence", b"x"),)] * len(b)):
+        assert [*a.values, *b.values] == in_order([a, attrs.evolve(b, headers=headers)])
 
 
 class Owner:

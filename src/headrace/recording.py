@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import attrs
 import msgspec
@@ -21,12 +21,16 @@ STREAM = "{stream}"
 _GAPS = ".gaps"
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip", ".lz4")
 _POLL_S = 0.1
+_RECEIVED, _CONNECTION, _SEQUENCE = "headrace.received_ns", "headrace.connection", "headrace.sequence"
 
 
 @attrs.define(kw_only=True, eq=False)
 class Recording:
     """
     Writes the values of a live feed into files, one a line, as they come.
+
+    The streams of one file are in the order in which a connection's messages came, by the headers that a feed's records have
+    (``headrace.connection``, ``headrace.sequence``); where they have none, one stream's come behind another's.
 
     A line is the message to the byte. One that has a line's end in it gets blanks there: between the parts of a JSON value they
     mean the same. What is no JSON, or no UTF-8, is kept as ``{"value_b64":"…"}``.
@@ -118,25 +122,26 @@ class Recording:
 
     def _write(self, events: Sequence[Event]) -> None:
         hints: dict[Partition, Hint] = {}
+        by_file: dict[str, list[Batch]] = {}
         for batch in events:
             assert isinstance(batch, Batch), "a feed says nothing else"  # noqa: S101 - of the interface
-            self._lines(batch)
+            by_file.setdefault(self._path_of(batch.partition.stream), []).append(batch)
             hints[batch.partition] = Hint(batch.end)
+        for name, batches in by_file.items():
+            self._lines(name, in_order(batches))
+        self._kept += sum(len(b) for b in events if isinstance(b, Batch) and not b.partition.stream.endswith(_GAPS))
         if hints:
             self.source.acknowledge(hints)
 
-    def _lines(self, batch: Batch) -> None:
-        name = self._path_of(batch.partition.stream)
+    def _lines(self, name: str, values: Sequence[bytes | None]) -> None:
         try:
             file = self._files.get(name) or self._open(name)
-            file.write(b"".join(line(value or b"null") + b"\n" for value in batch.values))
+            file.write(b"".join(line(value or b"null") + b"\n" for value in values))
             file.flush()
             os.fsync(file.fileno())
         except OSError as exc:
             raise SinkUnavailableError(f"{name}: cannot be written ({exc.strerror})") from exc
-        self.counts[name] = self.counts.get(name, 0) + len(batch)
-        if not batch.partition.stream.endswith(_GAPS):
-            self._kept += len(batch)
+        self.counts[name] = self.counts.get(name, 0) + len(values)
 
     def _path_of(self, stream: str) -> str:
         if STREAM in self.path:
@@ -157,6 +162,35 @@ class Recording:
             raise ConfigError(f"{path}: is there already; a recording is not mixed with another one: take another name")
         if not path.parent.is_dir():
             raise ConfigError(f"{path}: there is no folder {path.parent}")
+
+
+def in_order(batches: Sequence[Batch]) -> Sequence[bytes | None]:
+    """
+    Return the values of several streams as they came: of each connection by its numbers, one connection behind the other.
+
+    A stream alone is in its order already. Where a record says nothing of where it came from, one stream is behind the other.
+    """
+    values = [value for batch in batches for value in batch.values]
+    if len(batches) == 1:
+        return values
+    numbers: list[int] = []
+    connections: list[bytes] = []
+    first: dict[bytes, int] = {}  # when the first record of each was received
+    for headers in (h for batch in batches for h in batch.headers or [None] * len(batch)):
+        said = dict(headers or ())
+        try:
+            numbers.append(int(said[_SEQUENCE] or b""))
+            connection = said[_CONNECTION] or b""
+            if not connections or connection != connections[-1]:
+                received_ns = int(said[_RECEIVED] or b"")
+                first[connection] = min(received_ns, first.get(connection, received_ns))
+        except (KeyError, ValueError):
+            return values
+        connections.append(connection)
+    order: Sequence[Any] = numbers
+    if len(first) > 1:
+        order = [(first[c], c, number) for c, number in zip(connections, numbers, strict=True)]
+    return [values[i] for i in sorted(range(len(values)), key=order.__getitem__)]
 
 
 def line(value: bytes) -> bytes:

@@ -15,6 +15,7 @@ from market_following import Clock, Following, begun, products, stocks, until
 
 from headrace.errors import ConfigError
 from headrace.plugins.market.alpaca import Alpaca
+from headrace.plugins.market.backlog import Backlog, Chunk
 from headrace.plugins.market.gaps import Gaps
 from headrace.plugins.market.json_feed import JsonFeed
 from headrace.records import Partition, Start
@@ -82,6 +83,46 @@ def test_messages_are_kept_to_the_byte(alpaca: AlpacaExchange, follow):
         "headrace.connection": b"p-1",
         "headrace.sequence": b"1",
     } == dict(trade.headers)
+
+
+def test_numbered_as_they_stand_in_the_frame(plain: PlainExchange, follow):
+    """Records of a connection are numbered in the order of its frames over all kinds, and what is not kept has no number."""
+    kinds = {"kind": "T", "streams": {"t": "trades", "q": "quotes"}, "control": ("hb",)}
+    following = begun(follow(any_feed(plain, **kinds)), plain)
+    for frame in ("tqtq", "qq", ("q", "hb", "t", "new", "t"), "t"):
+        plain.send(json.dumps([{"T": kind, "s": "A"} for kind in frame]).encode())
+    of_kinds = ("trades", "quotes", "other")
+    following.until(lambda: sum(len(following.values(kind)) for kind in of_kinds) == 11)
+    assert [[1, 3, 8, 10, 11], [2, 4, 5, 6, 7], [9]] == [
+        [int(dict(r.headers)["headrace.sequence"]) for r in following.said[kind]] for kind in of_kinds
+    ]
+
+
+def test_a_frame_is_taken_whole():
+    """Of one frame no kind is taken before another, however many records are asked for."""
+    backlog = Backlog(limit_bytes=100)
+    frames = [[Chunk(kind, 0, [None] * 3, [b"{}"] * 3, [()] * 3, 6) for kind in kinds] for kinds in ("tq", "t", "qtx")]
+    for frame in frames:
+        backlog.put(frame)
+    assert (18, 36) == (len(backlog), backlog.held_bytes)
+    assert [frames[0], frames[1] + frames[2], []] == [backlog.take(count, 0.0) for count in (1, 4, 1)]
+    assert (0, 0) == (len(backlog), backlog.held_bytes)
+
+
+def test_one_count_over_several_kinds(plain: PlainExchange, follow):
+    """A feed that counts over all kinds of messages is counted in the order of its frames: a gap is what is missing there."""
+    kinds = {"kind": "T", "streams": {"t": "trades", "q": "quotes"}, "sequence": "n"}
+    following = begun(follow(any_feed(plain, symbols=("A",), **kinds)), plain)
+    number, before = iter(range(1, 100)), len(following.values("gaps"))
+    for _ in range(10):
+        plain.send(json.dumps([{"T": kind, "s": "A", "n": next(number)} for kind in "qtqtt"]).encode())
+    missing = next(number)
+    plain.send(json.dumps([{"T": kind, "s": "A", "n": next(number)} for kind in "tq"]).encode())
+    following.until(lambda: len(following.values("trades")) + len(following.values("quotes")) == 52)
+    found = [json.loads(value) for value in following.values("gaps")[before:]]
+    assert [("numbers are missing", missing - 1, missing + 1)] == [
+        (g["cause"], g["last_sequence"], g["next_sequence"]) for g in found
+    ]
 
 
 POISON = [

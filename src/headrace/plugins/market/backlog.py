@@ -54,7 +54,7 @@ class Backlog:
 
     limit_bytes: int
     held_bytes: int = 0
-    _chunks: deque[Chunk] = attrs.field(factory=deque)
+    _frames: deque[Sequence[Chunk]] = attrs.field(factory=deque)
     _changed: threading.Condition = attrs.field(factory=threading.Condition)
 
     @property
@@ -63,9 +63,13 @@ class Backlog:
         return self.held_bytes >= self.limit_bytes
 
     def put(self, chunks: Sequence[Chunk]) -> None:
-        """Add behind the others, however much that is: who receives asks for room before it takes a frame."""
+        """
+        Add behind the others, however much that is: who receives asks for room before it takes a frame.
+
+        What is put at once is taken at once: of a frame one kind does not go before another.
+        """
         with self._changed:
-            self._chunks.extend(chunks)
+            self._frames.append(chunks)
             self.held_bytes += sum(c.nbytes for c in chunks)
             self._changed.notify_all()
 
@@ -81,17 +85,18 @@ class Backlog:
     def take(self, records: int, timeout_s: float) -> list[Chunk]:
         """Take the oldest chunks of about so many records; wait for the first one at most *timeout_s*."""
         with self._changed:
-            if not self._chunks and timeout_s > 0:
-                self._changed.wait_for(lambda: bool(self._chunks), timeout_s)
+            if not self._frames and timeout_s > 0:
+                self._changed.wait_for(lambda: bool(self._frames), timeout_s)
             taken: list[Chunk] = []
             count = 0
-            while self._chunks and count < records:
-                taken.append(self._chunks.popleft())
-                count += len(taken[-1].values)
+            while self._frames and count < records:
+                frame = self._frames.popleft()
+                taken += frame
+                count += sum(len(c.values) for c in frame)
             self.held_bytes -= sum(c.nbytes for c in taken)
             self._changed.notify_all()
         return taken
 
     def __len__(self) -> int:
         with self._changed:
-            return sum(len(c.values) for c in self._chunks)
+            return sum(len(c.values) for frame in self._frames for c in frame)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -113,13 +113,23 @@ class Connection:
             self._began_s = self._taken_s = self.heard_s
         self._pong = None
 
-    def chunk(self, messages: Messages, heard_ns: int) -> Chunk:
-        """Make records of messages that came at this moment."""
+    def chunks(self, messages: Sequence[Messages], heard_ns: int) -> list[Chunk]:
+        """Make records of the messages of a frame that came at this moment, numbered as they stand there."""
+        first = self._records + 1
+        chunks: list[Chunk] = []
+        for of_kind in messages:
+            behind = self._records + 1
+            self._records += len(of_kind.values)
+            places = of_kind.places
+            numbers = range(behind, self._records + 1) if places is None else [first + place for place in places]
+            chunks.append(self._chunk(of_kind, numbers, heard_ns))
+        return chunks
+
+    def _chunk(self, messages: Messages, sequence: Sequence[int], heard_ns: int) -> Chunk:
         received, connection = (_RECEIVED, b"%d" % heard_ns), (_CONNECTION, self.id)
-        first, count = self._records + 1, len(messages.values)
-        self._records += count
+        count = len(messages.values)
         keys = [None if symbol is None else symbol.encode() for symbol in messages.symbols]
-        numbers = [b"%d" % n for n in range(first, first + count)]
+        numbers = [b"%d" % n for n in sequence]
         headers = [(received, connection, (_SEQUENCE, n)) for n in numbers]
         of_each = len(_RECEIVED) + len(received[1]) + len(_CONNECTION) + len(self.id) + len(_SEQUENCE)
         nbytes = count * of_each + sum(map(len, numbers)) + sum(map(len, messages.values))

@@ -52,12 +52,16 @@ class Messages:
         symbols: What each is about; None where that is not known.
 
         numbers: The feed's own count by symbol, which grows by one; None where it has none.
+
+        places: Where each stands among all that is kept of the frame, of every kind: each of 0, 1, 2, … once; None: all of a
+            kind stand behind those of the kind before.
     """
 
     kind: str
     values: Sequence[bytes]
     symbols: Sequence[str | None]
     numbers: Sequence[int | None] | None = None
+    places: Sequence[int] | None = None
 
 
 @attrs.frozen

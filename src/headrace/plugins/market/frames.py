@@ -72,23 +72,44 @@ def grouped(
     symbols: Sequence[str | None],
     numbers: Sequence[int | None] | None = None,
 ) -> list[Messages]:
-    """Group messages by kind, each group in its order; None is left out."""
+    """Group messages by kind, each group in its order, with their places; None is left out."""
     first = kinds[0]
     if first is not None and kinds.count(first) == len(kinds):
         return [Messages(first, values, symbols, numbers)]
+    if None in kinds:
+        kept = [i for i, kind in enumerate(kinds) if kind is not None]
+        kinds, values, symbols = [kinds[i] for i in kept], [values[i] for i in kept], [symbols[i] for i in kept]
+        numbers = None if numbers is None else [numbers[i] for i in kept]
     found: dict[str, list[int]] = {}
-    for i, kind in enumerate(kinds):
-        if kind is not None:
-            found.setdefault(kind, []).append(i)
+    for place, kind in enumerate(kinds):
+        if kind is not None:  # it never is, here
+            found.setdefault(kind, []).append(place)
     return [
         Messages(
             kind,
-            [values[i] for i in rows],
-            [symbols[i] for i in rows],
-            None if numbers is None else [numbers[i] for i in rows],
+            [values[i] for i in places],
+            [symbols[i] for i in places],
+            None if numbers is None else [numbers[i] for i in places],
+            places,
         )
-        for kind, rows in found.items()
+        for kind, places in found.items()
     ]
+
+
+def counted(messages: Sequence[Messages]) -> tuple[Sequence[str | None], Sequence[int | None]]:
+    """Return the symbols and the feed's own numbers of a frame, in its order: one count may go over several kinds."""
+    of_kinds = [(m, m.numbers) for m in messages if m.numbers]
+    if not of_kinds:
+        return (), ()
+    if len(of_kinds) == 1:
+        return of_kinds[0][0].symbols, of_kinds[0][1]
+    symbols = [symbol for m, _ in of_kinds for symbol in m.symbols]
+    numbers = [number for _, of_kind in of_kinds for number in of_kind]
+    places = [place for m, _ in of_kinds for place in m.places or ()]
+    if len(places) < len(symbols):
+        return symbols, numbers  # one kind is behind the other
+    order = sorted(range(len(places)), key=places.__getitem__)
+    return [symbols[i] for i in order], [numbers[i] for i in order]
 
 
 def words(found: Mapping[str, object], *names: str) -> str:

@@ -76,8 +76,9 @@ class JsonFeed(Feed):
 
         lost: Kinds after which another connection is needed.
 
-        sequence: The field with the feed's own count by symbol, which grows by one; "" where it has none. Of one that begins
-            anew with each connection no number says what was lost with the one before.
+        sequence: The field with the feed's own count by symbol, which grows by one from message to message, of whichever of
+            the `streams`; "" where it has none, or one for each kind. Of one that begins anew with each connection no number
+            says what was lost with the one before.
 
         items: The field that holds the message, or an array of them, where a frame is an envelope. What is not found in the
             message is looked for in the envelope.

@@ -21,6 +21,7 @@ from headrace.plugins.market.backoff import Backoff
 from headrace.plugins.market.connection import SILENT, TICK_S, Connection, Patience, reason
 from headrace.plugins.market.feed import GAPS, Feed, FeedLostError, Heard
 from headrace.plugins.market.fetching import Fetcher
+from headrace.plugins.market.frames import counted
 from headrace.plugins.market.gaps import Gaps
 
 _log = logging.getLogger("headrace.market")
@@ -245,9 +246,7 @@ class Supervisor:
                     self._gap_ns += max(0, heard_ns - self._gap_from_ns)
                     self._gap_from_ns = None
                 log_event(_log, logging.INFO, "subscribed", feed=self.feed.name, connection=state.id.decode())
-            for m in heard.messages:
-                if m.numbers is not None:
-                    self.gaps.count(m.symbols, m.numbers, heard_ns)
+            self.gaps.count(*counted(heard.messages), heard_ns)
             if heard.latest:
                 self.gaps.latest(heard.latest, heard_ns)
             if state.subscribed_s is not None and not state.late:
@@ -255,7 +254,7 @@ class Supervisor:
             self._put_gaps()
             if heard.messages:
                 state.data_s = state.heard_s
-                self.backlog.put([state.chunk(m, heard_ns) for m in heard.messages])
+                self.backlog.put(state.chunks(heard.messages, heard_ns))
             self._put_gaps(behind=True)  # whoever fetches history writes gaps, too: not in between
 
     def _wait_for_room(self, state: Connection) -> bool:
