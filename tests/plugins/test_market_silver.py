@@ -40,8 +40,11 @@ CORRECTION = {"T": "c", "S": "AAPL", "x": "K", "oi": 3, "op": 162.92, "os": 3, "
 AS_THEY_COUNT = """
 WITH said AS (
     SELECT symbol, exchange, id, time, price, size FROM trades_current
+    WHERE coalesce(mark NOT IN ('canceled', 'incorrect'), true)
     UNION ALL
-    SELECT symbol, exchange, corrected_id, time, corrected_price, corrected_size FROM corrections_current WHERE kind = 'c'
+    SELECT symbol, exchange, corrected_id, time, corrected_price, corrected_size FROM corrections_current AS c WHERE kind = 'c'
+    AND NOT EXISTS (FROM trades_current AS t WHERE t.symbol = c.symbol AND t.exchange = c.exchange AND t.id = c.corrected_id
+        AND timezone('America/New_York', t.time)::DATE = timezone('America/New_York', c.time)::DATE)
 )
 SELECT symbol, id, price, size FROM said
 WHERE NOT EXISTS (FROM corrections_current AS c WHERE c.symbol = said.symbol AND c.exchange = said.exchange
@@ -59,6 +62,11 @@ def silver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[duckdb.DuckDBPy
         *(alpaca_trade(n) for n in range(1, 5)),
         alpaca_trade(4),  # repeated
         alpaca_trade(2, x="D"),  # the same id at another exchange is another trade
+        alpaca_trade(5, p=1, u="canceled"),  # as the history marks them
+        alpaca_trade(6),
+        alpaca_trade(6, p=999, u="incorrect"),  # what came last is the row
+        alpaca_trade(9, p=163.1, s=0.0015, u="corrected"),  # in the place of 3, as CORRECTION says too
+        alpaca_trade(11, p=163.2, u="of another kind"),
         {**QUOTE, "t": "2026-01-02T15:00:01.000000001Z"},
         {**QUOTE, "t": "2026-01-02T15:00:02.123456789Z"},
         {**QUOTE, "t": "2026-01-02T15:00:02.123456789Z", "bp": 91.96, "as": 0.5},  # what holds from then on
@@ -133,16 +141,27 @@ def test_corrections(silver: duckdb.DuckDBPyConnection):
 
 
 def test_trades_as_they_count(silver: duckdb.DuckDBPyConnection):
-    """All five are rows; by the corrections beside them two are void, and one has another price and size."""
-    assert (5,) == silver.execute("SELECT count(*) FROM trades_current").fetchone()
+    """All nine are rows; by the corrections beside them and by their marks four are void, and one is in another's place, once."""
+    assert (9,) == silver.execute("SELECT count(*) FROM trades_current").fetchone()
     price = Decimal("162.92")
     assert [
         ("AAPL", 2, price, 3),
         ("AAPL", 4, price, 3),
         ("AAPL", 9, Decimal("163.1"), Decimal("0.0015")),
+        ("AAPL", 11, Decimal("163.2"), 3),
     ] == sorted(silver.execute(AS_THEY_COUNT).fetchall())
     (exchange,) = silver.execute("SELECT exchange FROM trades_current WHERE id = 2 AND exchange <> 'K'").fetchone()
     assert "D" == exchange  # the other one of that id is not void
+
+
+def test_marked_trades_are_in_no_bar(silver: duckdb.DuckDBPyConnection):
+    """What the history marked canceled or incorrect is a row with its mark, and in no bar; what it corrected is in one."""
+    marks = silver.execute("SELECT id, mark FROM trades_current WHERE mark IS NOT NULL ORDER BY id").fetchall()
+    assert [(5, "canceled"), (6, "incorrect"), (9, "corrected"), (11, "of another kind")] == marks
+    price = Decimal("162.92")
+    assert [(price, Decimal("163.2"), price, Decimal("163.2"), Decimal("18.0015"), 7)] == silver.execute(
+        "SELECT open, high, low, close, volume, trades FROM trades_ohlcv_1m"
+    ).fetchall()
 
 
 def test_the_query_is_the_one_in_the_docs():

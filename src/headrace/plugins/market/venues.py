@@ -9,10 +9,17 @@ from headrace.bars import Bars
 from headrace.contract import column, contract
 
 
-@contract(version=1, key=("symbol", "exchange", "id", "time"), bars=Bars(), cluster=("symbol", "time"))
+@contract(
+    version=1,
+    key=("symbol", "exchange", "id", "time"),
+    bars=Bars(without=[("mark", ("canceled", "incorrect"))]),
+    cluster=("symbol", "time"),
+)
 class AlpacaTrade:
     """
     One trade as Alpaca sends it (stream ``alpaca.iex.trades``); sent twice, or received by two producers, it is one row.
+
+    What came last of it is the row: so a mark from the history, behind what came live, replaces the trade without one.
 
     Attributes:
         symbol: What was traded.
@@ -23,6 +30,8 @@ class AlpacaTrade:
         size: How many were traded, in fractions too.
         conditions: The tape's codes.
         tape: A, B or C.
+        mark: What Alpaca's history says of it: canceled; incorrect, another trade is in its place; corrected, it is in the place
+            of another one. NULL where nothing is said, as of all that comes live.
     """
 
     symbol: str = column(source="S")
@@ -33,6 +42,7 @@ class AlpacaTrade:
     size: Decimal = column(source="s", precision=18, scale=6, minimum="0.000001")
     conditions: list[str] | None = column(source="c")
     tape: str | None = column(source="z")
+    mark: str | None = column(source="u")
 
 
 @contract(version=1, key=("symbol", "time"), cluster=("symbol", "time"))
