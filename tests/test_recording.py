@@ -111,6 +111,8 @@ def test_order_of_several_connections():
     b = of_stream("b", (b"p-1", 30, 9), (b"p-1", 47, 12), (b"p-2", 80, 1))
     assert b"a8 b9 a10 a11 b12 a1 b1 a2".split() == in_order([a, b])
     assert b"a8 a10 a1 a11 a2".split() == in_order([a])
+    late, early = of_stream("a", (b"p-1", 50, 2)), of_stream("b", (b"p-1", 30, 1), (b"p-2", 40, 1))
+    assert b"b1 a2 b1".split() == in_order([late, early])
     for headers in (None, [None] * len(b), [(("headrace.sequence", b"x"),)] * len(b)):
         assert [*a.values, *b.values] == in_order([a, attrs.evolve(b, headers=headers)])
 

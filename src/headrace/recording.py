@@ -176,17 +176,18 @@ def in_order(batches: Sequence[Batch]) -> Sequence[bytes | None]:
     numbers: list[int] = []
     connections: list[bytes] = []
     first: dict[bytes, int] = {}  # when the first record of each was received
-    for headers in (h for batch in batches for h in batch.headers or [None] * len(batch)):
-        said = dict(headers or ())
-        try:
-            numbers.append(int(said[_SEQUENCE] or b""))
-            connection = said[_CONNECTION] or b""
-            if not connections or connection != connections[-1]:
-                received_ns = int(said[_RECEIVED] or b"")
-                first[connection] = min(received_ns, first.get(connection, received_ns))
-        except (KeyError, ValueError):
-            return values
-        connections.append(connection)
+    for batch in batches:
+        connection: bytes | None = None
+        for headers in batch.headers or [None] * len(batch):
+            said = dict(headers or ())
+            try:
+                numbers.append(int(said[_SEQUENCE] or b""))
+                if said[_CONNECTION] != connection:
+                    connection, received_ns = said[_CONNECTION], int(said[_RECEIVED] or b"")
+                    first[connection or b""] = min(received_ns, first.get(connection or b"", received_ns))
+            except (KeyError, ValueError):
+                return values
+            connections.append(connection or b"")
     order: Sequence[Any] = numbers
     if len(first) > 1:
         order = [(first[c], c, number) for c, number in zip(connections, numbers, strict=True)]
