@@ -3,13 +3,13 @@ Takes the screenshots of the page on Airflow, in light and dark: ``shots.py ADDR
 
     HEADRACE_AIRFLOW_SHOTS=docs/pages/assets nox -s airflow -- --standalone
 
-makes them of the run that the tests kill. Chromium is the machine's own.
+makes them of the run that the tests kill. Chromium is that of the tests of our own pages.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
+import os
 import sys
 import tempfile
 import urllib.request
@@ -17,6 +17,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from playwright.sync_api import Page, Playwright, sync_playwright
+
+from headrace.testing.servers import chromium
 
 OPTIONS = [
     "--no-sandbox",
@@ -42,9 +44,11 @@ def main(base: str, password: str, report: str, folder: str) -> None:
 
 def take(player: Playwright, scheme: str, base: str, password: str, paths: dict[str, str], folder: Path) -> None:
     with tempfile.TemporaryDirectory() as profile:
+        fonts = chromium.Chromium(folder=Path(profile)).environment()
         browser = player.chromium.launch_persistent_context(
             profile,
-            executable_path=shutil.which("chromium") or shutil.which("google-chrome"),
+            executable_path=chromium.folder() / "chromium",
+            env={**os.environ, **fonts},
             headless=True,
             viewport={"width": 1360, "height": 760},
             color_scheme=scheme,
