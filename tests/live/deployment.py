@@ -18,6 +18,7 @@ import attrs
 
 from headrace.testing.servers.kafka import Kafka
 from headrace.testing.servers.minio import Minio
+from headrace.testing.servers.topics import Topics
 from headrace.testing.servers.toxiproxy import Proxy, Toxiproxy
 
 HERE = Path(__file__).parent
@@ -227,8 +228,11 @@ class Deployment:
     def _define(self, toml: Path, *, guarded: bool) -> None:
         self.streams = ("trades", "gaps") if guarded else ("trades",)
         quick = "reconnect_first_s=0.2s&reconnect_most_s=2s&steady_s=1s&ping_every_s=1s&ping_timeout_s=2s"
-        sink = f"kafka://{self.broker.bootstrap}/{{stream}}?create_partitions=4&compression.type=lz4"
-        topics = ",".join(f"{FEED}.{kind}" for kind in ("trades", "gaps", "other"))
+        sink = f"kafka://{self.broker.bootstrap}/{{stream}}?compression.type=lz4"
+        names = [f"{FEED}.{kind}" for kind in ("trades", "gaps", "other")]
+        for name in names:  # else bronze ends at once where it is the first to ask for them
+            Topics(bootstrap=self.broker.bootstrap).make(name, 4)
+        topics = ",".join(names)
         source = f"kafka://{self.broker.bootstrap}/{topics}?group=bronze&start=earliest"
         program = [str(HERE / "producer.py"), *([] if guarded else ["--forget-gaps"])]
         options = ["--log-format", "json", "--retry-for", "3m"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from headrace.plugins.market.alpaca import Alpaca
+from headrace.plugins.market.source import FeedSource
+from headrace.records import Batch, Hint, Start
+from headrace.testing.servers.exchange import AlpacaExchange, alpaca_trade
 from headrace.trimming import trimmer
 
 TIMES = 5
@@ -42,13 +47,6 @@ def test_at_rest(allocator: str):
 
 def sizes() -> Iterator[float]:
     """What this process takes, MiB resident: before all, and whenever the queue was filled and emptied."""
-    import json  # noqa: PLC0415 - as below
-
-    from headrace.plugins.market.alpaca import Alpaca  # noqa: PLC0415 - pytest's process needs none of it
-    from headrace.plugins.market.source import FeedSource  # noqa: PLC0415
-    from headrace.records import Batch, Hint, Start  # noqa: PLC0415
-    from headrace.testing.servers.exchange import AlpacaExchange, alpaca_trade  # noqa: PLC0415
-
     trim = trimmer()
     assert trim is not None
 
