@@ -25,6 +25,7 @@ TRIES = 3
 """A fault that did not take effect is tried again so often."""
 
 SETTLE_S = 240.0
+LAST_LINES = 40
 QUIET_S = 6.0
 """A protection that is taken away may lose records: once no more of them arrive for so long, none is waited for."""
 
@@ -164,6 +165,7 @@ class Outcome:
     look_errors: list[str]
     notes: Mapping[str, int]
     settled: bool
+    told: list[str]
     took_s: float
 
     @property
@@ -230,6 +232,8 @@ def play(
         )
         published = brokers.dump(topic)
         settled = _settle(fleet, looks, published)
+        # of a partition that stands still somebody must have said something
+        told = [] if settled else [f"{m.name}: {line}" for m in fleet.members for line in m.lines()[-LAST_LINES:]]
         while fleet.members:
             fleet.remove(fleet.members[0])
         verdict = judge(published, lake.objects(topic), topic)
@@ -246,6 +250,7 @@ def play(
         look_errors=[look["error"] for look in looks.looks if "error" in look][-1:],
         notes=dict(world.notes),
         settled=settled,
+        told=told,
         took_s=time.monotonic() - began_s,
     )
 

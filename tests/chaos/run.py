@@ -175,7 +175,9 @@ def tell(number: int, outcome: Outcome) -> None:
     for line in (*verdict.examples, *outcome.unexplained):
         print(f"    ! {line}")
     if not outcome.settled:
-        print(f"    ! not all records were in the lake after {SETTLE_S:.0f} s")
+        print(f"    ! not all records were in the lake after {SETTLE_S:.0f} s; the last that was said then:")
+        for line in outcome.told:
+            print(f"      {line}")
     sys.stdout.flush()
 
 
