@@ -124,9 +124,8 @@ class Postgres(Server):
         return [*plain, str(home / "postgres/bin/postgres"), "-D", str(self.data), "-p", str(self.port), *given]
 
     def ready(self) -> bool:
-        told = (
-            self.data / "postmaster.pid"
-        )  # https://github.com/postgres/postgres/blob/REL_17_6/src/include/utils/pidfile.h
+        # https://github.com/postgres/postgres/blob/REL_17_6/src/include/utils/pidfile.h
+        told = self.data / "postmaster.pid"
         lines = told.read_text(encoding="utf-8").splitlines() if told.exists() else []
         return self._process is not None and lines[:1] == [str(self._process.pid)] and lines[7:] == ["ready   "]
 
