@@ -302,6 +302,7 @@ def test_what_came_late_is_dropped(coinbase: CoinbaseExchange, follow):
     following.until(lambda: len(following.values("trades")) == 6)
     following.store()
     following.until(lambda: missing(following) == [0, 0])
+    assert not following.source._void  # nothing is remembered of gaps for longer than it is of use
     following.store()
     stands_elsewhere(following, "coinbase.trades")
     for _ in range(5):

@@ -273,6 +273,7 @@ def test_unanswered(alpaca: AlpacaExchange, plain: PlainExchange, follow):
     following.until(lambda: len(following.clock.waits) == 2)
     following.clock.pass_s(following.clock.waits[-1])
     following.until(lambda: not following.source.unanswered() and not following.open_gaps())
+    alpaca.wait_for_clients()
     # not tried again for a while
     alpaca.error(406, "connection limit exceeded")
     following.until(lambda: len(following.clock.waits) == 3)

@@ -301,6 +301,7 @@ class FeedSource(Source):
             chunk = self._late.popleft()[1]
             gap, revision = revision_of(chunk.values[0])
             if revision > self._void.get(gap, 0):
+                self._void.pop(gap, None)  # a gap's revisions come in their order: no lower one is behind it
                 self._supervisor.stored(gap, revision)
                 taken.append(chunk)
         return taken
