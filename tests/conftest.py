@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +15,8 @@ from hypothesis import HealthCheck, Verbosity, settings
 
 CI = os.environ.get("CI", "").lower() in ("true", "1")
 SERVICES = Path(__file__).parent / "services"
+
+sys.path.insert(0, str(Path(__file__).parent))  # `playing` stands beside the tests
 
 settings.register_profile("default", deadline=None)
 # the same examples in every run, so that a change is never blamed for what another one did

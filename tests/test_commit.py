@@ -20,6 +20,7 @@ class FakeDraft(Draft):
     position: int
     last: int
     discarded: bool = False
+    digest: str | None = None
 
     @property
     def held_bytes(self) -> int:
@@ -202,6 +203,27 @@ class TestLookedUp:
 
         assert "go on" == held_by.looked_up(position(12, epoch=3))
         assert [12] == [h.draft.position for h in held_by.drafts]
+
+    @pytest.mark.parametrize(
+        ("ours", "found", "what"),
+        [
+            ("a", "a", "go on"),  # our own write, landed after a lost answer
+            ("a", "b", "fetch again"),  # just as many records of another process
+            (None, "b", "fetch again"),  # not sent yet
+            (None, None, "fetch again"),  # a sink that tells no digest
+            ("a", None, "fetch again"),
+        ],
+    )
+    def test_a_live_feeds_draft_is_known_by_what_it_holds(self, ours: str | None, found: str | None, what: str) -> None:
+        """A feed's offsets are its reader's own: where a draft ends says nothing of whose records are stored there."""
+        held_by = holding(10)
+        drafts = hold(held_by, 12, 15)
+        drafts[0].digest = ours
+
+        there = attrs.evolve(position(12, segment=(10, 12)), digest=found)
+        assert what == held_by.looked_up(there, rereadable=False)
+        assert [True, what == "fetch again"] == [d.discarded for d in drafts]
+        assert (1 if what == "go on" else 0) == len(held_by.drafts)
 
     def test_what_is_fetched_again_may_be_of_an_earlier_leader(self) -> None:
         """The segment found is what comes before, not what was read and dropped (B20, B26)."""

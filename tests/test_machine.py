@@ -10,8 +10,8 @@ from typing import Literal
 
 import attrs
 import pytest
-from hypothesis import HealthCheck, Phase, seed, settings
-from hypothesis.stateful import precondition, rule, run_state_machine_as_test
+from hypothesis import settings
+from hypothesis.stateful import precondition, rule
 
 from headrace.auditing.run import Audit
 from headrace.chain import Chain
@@ -27,8 +27,7 @@ from headrace.testing.oracle import objects_of, pinned_topic
 from headrace.testing.source import MemorySource, _Cursor
 from headrace.testing.store import LaggingStore, MemoryStore, OverwritingStore
 from headrace.testing.world import ViolationError, World
-
-QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
+from playing import QUIET, play
 
 
 @pytest.fixture(autouse=True)
@@ -76,26 +75,6 @@ class TestLake(Audited.TestCase):
     """Whatever happens, each record is stored once and unchanged; `HYPOTHESIS_PROFILE=nightly` looks longer."""
 
     settings = settings(max_examples=5 * settings().max_examples, stateful_step_count=50, suppress_health_check=QUIET)
-
-
-ROUNDS = 40
-"""How often what is only likely is tried: what one choice of runs misses, another one has."""
-
-
-def play(machine: type[LakeMachine], examples: int) -> None:
-    """Run a machine in rounds; each runs the same way as long as neither the code nor Hypothesis changes."""
-    for round_ in range(ROUNDS):
-        run_state_machine_as_test(
-            seed(round_)(machine),
-            settings=settings(
-                max_examples=examples,
-                stateful_step_count=50,
-                database=None,
-                deadline=None,
-                phases=[Phase.generate],
-                suppress_health_check=QUIET,
-            ),
-        )
 
 
 def test_a_dataset_may_be_begun_between_two_looks_at_it() -> None:
@@ -290,7 +269,7 @@ def test_without_b24_a_write_lands_at_a_position_that_was_only_hoped_for(
     judge(world, broken=submit is send_all, kind="broken chain")
 
 
-def adopt(holding: Holding, found: Position) -> Literal["go on", "fetch again"]:
+def adopt(holding: Holding, found: Position, **_: bool) -> Literal["go on", "fetch again"]:
     """Adopt what was found and go on reading, instead of fetching from there."""
     if LOOKED_UP(holding, found) == "fetch again":
         holding.base = found.offset

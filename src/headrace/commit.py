@@ -201,19 +201,26 @@ class Holding:
         self.base = position.offset
         return held
 
-    def looked_up(self, found: Position) -> Literal["go on", "fetch again"]:
+    def looked_up(self, found: Position, *, rereadable: bool = True) -> Literal["go on", "fetch again"]:
         """
         Take a position that was looked up after a refusal or a long pause (B26). An encoded draft cannot be cut.
 
-        "go on": the chain stands where the oldest draft does, or at the end of a held one, and its last record was written
-        under the same leader as ours there, so that it is the same log: what is stored is dropped, the rest is still
-        complete. "fetch again": anything else; all is dropped, and the source must be moved to *found*.
+        "go on": the chain stands where the oldest draft does, or at the end of a held one which is what is stored there: what
+        is stored is dropped, the rest is still complete. "fetch again": anything else; all is dropped, and the source must be
+        moved to *found*.
+
+        Of a log that is *rereadable* the same offset under the same leader is the same record, whoever stored it. A live feed's
+        offsets are its reader's own, and another reader's say nothing: there the content must be the draft's.
         """
         if found.offset == self.position.offset:
             self.position = found  # only its age is new
             return "go on"
         for i, held in enumerate(self.drafts):
-            if held.draft.end == found.offset and found.leader_epoch in (held.leader_epoch, None):
+            if rereadable:
+                same = found.leader_epoch in (held.leader_epoch, None)
+            else:
+                same = found.digest is not None and found.digest == held.draft.digest
+            if held.draft.end == found.offset and same:
                 for _ in range(i + 1):
                     self.drafts.popleft().discard()
                 self.position = found

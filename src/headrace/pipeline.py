@@ -426,7 +426,7 @@ class Pipeline:
         )
 
     def _conflict(self, holding: Holding, error: PositionConflictError) -> None:
-        """Somebody else was first: whose object it is does not matter, where the chain stands does (B25, B26)."""
+        """Somebody else was first: whose object it is does not matter, where the chain stands and with what does (B25, B26)."""
         partition, found = holding.partition, error.found or self._look_up(holding.partition)
         log_event(
             _log,
@@ -437,7 +437,7 @@ class Pipeline:
             expected=error.expected,
             found=found.offset,
         )
-        if holding.looked_up(found) == "fetch again":
+        if holding.looked_up(found, rereadable=self.source.rereadable) == "fetch again":
             self._held.unqueue(partition)
             holding.restart(Start(found.offset, found.leader_epoch, self._next_assignment()))
             self._move(holding, found.offset)

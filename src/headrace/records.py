@@ -281,6 +281,9 @@ class Position:
 
         looked_up_s: When the look-up, or the stored write, *began*: seconds of the sink's clock, one that counts
             suspended time. A position ages (B15).
+
+        digest: SHA-256 of what the newest segment holds, as `Draft.digest` of the draft that became it; None where it is not
+            known.
     """
 
     offset: int
@@ -288,6 +291,7 @@ class Position:
     dataset_id: str | None
     leader_epoch: int | None
     looked_up_s: float
+    digest: str | None = None
 
 
 @attrs.frozen

@@ -27,9 +27,14 @@ class Draft(ABC):
 
     Attributes:
         position: Where the draft is to be committed.
+
+        digest: SHA-256 of what is to be stored, from the first commit on; None before, and of a sink that tells none. By it a
+            draft of a live feed is known to be what a look-up finds stored, as after an answer that was lost. Without it that
+            counts as another writer's, and the draft as not stored.
     """
 
     position: int
+    digest: str | None = None
 
     @property
     @abstractmethod

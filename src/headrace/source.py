@@ -70,7 +70,8 @@ class Source(ABC):
         """
         Fetch these partitions from there; None pauses. Explicit always: no reset policy ever chooses (B16).
 
-        What was read of an earlier assignment number and not yet returned is dropped.
+        What was read of an earlier assignment number and not yet returned is dropped. So is what was returned and is not
+        acknowledged: a live feed, which cannot read it again, says that it is missing, wherever the new start is.
         """
 
     @abstractmethod

@@ -63,7 +63,7 @@ def without_look_up() -> None:
 
 
 def without_base() -> None:
-    def looked_up(self: Holding, found: Position) -> Literal["go on", "fetch again"]:
+    def looked_up(self: Holding, found: Position, **_: bool) -> Literal["go on", "fetch again"]:
         """Read on where reading was, and put it behind what was found."""
         if found.offset != self.position.offset:
             self.forget()

@@ -371,6 +371,21 @@ class Broken(ListSink):
 """,
         {"test_a_stream_that_grew_stays_itself"},
     ),
+    "takes each draft of one length for any other": (
+        """
+class Broken(ListSink):
+    def draft(self, partition, position, buffer_bytes):
+        class Alike(ListDraft):
+            digest = property(lambda self: "%064d" % (self.end - self.position))
+        return Alike(self, partition, position)
+    def look_up(self, partition, hint=None):
+        found = super().look_up(partition, hint)
+        return attrs.evolve(found, digest="%064d" % (found.segment[1] - found.segment[0]) if found.segment else None)
+    def commit(self, draft, base, at, identity):
+        return attrs.evolve(super().commit(draft, base, at, identity), digest=draft.digest)
+""",
+        {"test_a_digest_tells_a_draft_from_a_rivals"},
+    ),
     "leaves gaps": (
         """
 class Broken(ListSink):

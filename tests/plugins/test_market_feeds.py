@@ -813,8 +813,13 @@ def test_end(alpaca: AlpacaExchange, follow):
     assert () == tuple(following.source.finish())
 
 
-def test_sink_that_stands_elsewhere(alpaca: AlpacaExchange, follow):
-    """What a sink refused, because another one wrote there, is gone, and is told as a gap; numbers go on from where it stands."""
+@pytest.mark.parametrize("at", [500, 1])
+def test_sink_that_stands_elsewhere(alpaca: AlpacaExchange, follow, at: int):
+    """
+    What a sink refused, because another one wrote there, is gone, and is told as a gap; numbers go on from where it stands.
+
+    So it is where the other one wrote just as many: the assignment is another one then.
+    """
     following = begun(follow(stocks(alpaca)), alpaca)
     following.clock.pass_s(1)
     alpaca.publish(alpaca_trade(1))
@@ -822,7 +827,7 @@ def test_sink_that_stands_elsewhere(alpaca: AlpacaExchange, follow):
     following.clock.pass_s(1)
     following.storing = False
     stored = len(following.values("gaps"))
-    following.source.move({Partition("alpaca.iex.trades", 0): Start(500, None, 2)})
+    following.source.move({Partition("alpaca.iex.trades", 0): Start(at, None, 2)})
     alpaca.publish(alpaca_trade(2))
     following.until(lambda: len(following.values("gaps")) > stored)
     gap = following.gaps()[-1]
@@ -830,13 +835,14 @@ def test_sink_that_stands_elsewhere(alpaca: AlpacaExchange, follow):
     assert "not stored" in gap["cause"]
     # gap records themselves are said again, behind what is there
     said = following.values("gaps")[stored:]
-    following.source.move({Partition("alpaca.iex.gaps", 0): Start(70, None, 3)})
+    gaps_at = 70 if at == 500 else following.source._next[Partition("alpaca.iex.gaps", 0)]
+    following.source.move({Partition("alpaca.iex.gaps", 0): Start(gaps_at, None, 3)})
     following.until(lambda: len(following.values("gaps")) == stored + 2 * len(said))
     assert said == following.values("gaps")[stored + len(said) :]
-    assert 70 == following.said["gaps"][-len(said)].offset
+    assert gaps_at == following.said["gaps"][-len(said)].offset
     following.store("gaps")
     following.until(lambda: len(following.values("trades")) == 2)
-    assert [0, 500] == [r.offset for r in following.said["trades"]]
+    assert [0, at] == [r.offset for r in following.said["trades"]]
     following.store()
     following.source.move({Partition("alpaca.iex.gaps", 0): Start(90, None, 4)})
     following.poll()

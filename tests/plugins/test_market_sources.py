@@ -5,8 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import threading
-from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import attrs
 import pytest
 from market_following import Running, until
 
+from headrace.commit import Holding
 from headrace.contract import Contract
 from headrace.errors import ConfigError, DataError, SinkUnavailableError
 from headrace.flush import FlushPolicy
@@ -27,7 +28,7 @@ from headrace.plugins.market.json_feed import JsonFeed, JsonFeedSource
 from headrace.plugins.market.sessions import is_open, opened
 from headrace.plugins.market.source import FeedSource
 from headrace.plugins.market.venues import AlpacaBar, AlpacaQuote, AlpacaTrade, CoinbaseQuote, CoinbaseTrade
-from headrace.records import Extent, Identity, Partition
+from headrace.records import Extent, Identity, Partition, Position
 from headrace.registry import Registry
 from headrace.rows import Rejected, row
 from headrace.sink import Sink
@@ -253,6 +254,58 @@ def test_feed_into_a_lake(exchange: CoinbaseExchange, tmp_path: Path):
     assert ["started", "stopped", "started", "stopped"] == [g["cause"] for g in gaps.values()]
     assert {"p"} == {gap["producer"] for gap in gaps.values()}  # and no id is used twice
     assert [False, True, False, True] == [gap["from"] is not None for gap in gaps.values()]
+
+
+def as_of_a_log(holding: Holding, found: Position, **_: bool) -> str:
+    """Take what is found where a draft ends for that draft, as is right where the same offset is the same record."""
+    return LOOKED_UP(holding, found)
+
+
+LOOKED_UP = Holding.looked_up
+
+
+@pytest.mark.parametrize("looked_up", [LOOKED_UP, as_of_a_log])
+def test_two_processes_into_one_lake(
+    exchange: CoinbaseExchange, tmp_path: Path, looked_up: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+):
+    """
+    Both hear all, and where both held just as many one is refused (B26): what it does not store lies in a gap of its own.
+
+    A feed's offsets are its process's own: with the rule for logs it takes the other's records for its own, and nobody tells.
+    """
+    monkeypatch.setattr(Holding, "looked_up", looked_up)
+    sources = {name: coins(exchange, producer=name) for name in "ab"}
+    flush = FlushPolicy(records=1)
+    runs = [
+        Running(Pipeline(source=source, sink=LakeSink(store=FileStore(root=tmp_path)), flush=flush)).begin()
+        for source in sources.values()
+    ]
+    exchange.wait_for_clients(2)
+    sent: dict[int, tuple[str, str]] = {}
+    for n in range(1, 61):
+        before = datetime.now(UTC)
+        exchange.publish(coinbase_match(n))
+        until(lambda n=n: all(s._supervisor.gaps._numbers.get("BTC-USD") == n for s in sources.values()))
+        sent[n] = iso(before), iso(datetime.now(UTC) + timedelta(milliseconds=1))
+    assert [None, None] == [run.stop() for run in runs]
+    trades, gaps = lines(tmp_path, "coinbase.trades"), lines(tmp_path, "coinbase.gaps")
+    untold = refused = 0
+    for name in sources:
+        stored = {t["value"]["trade_id"] for t in trades if connection(t).startswith(f"{name}.")}
+        told = [g["value"] for g in gaps if g["value"]["producer"] == name and "not stored" in g["value"]["cause"]]
+        refused += len(sent.keys() - stored)
+        for before, after in (sent[n] for n in sent.keys() - stored):
+            untold += not any(g["from"] <= after and before <= g["to"] for g in told)
+    assert refused
+    assert (looked_up is as_of_a_log) == bool(untold), (refused, untold)
+
+
+def connection(line: dict[str, Any]) -> str:
+    return next(h["value"] for h in line["headers"] if h["key"] == "headrace.connection")
+
+
+def iso(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%f000Z")
 
 
 class Refusing(Sink):

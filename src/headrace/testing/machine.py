@@ -40,20 +40,107 @@ VALUES = (b"{}", b'{"n":1.10}', None, b"null", b"1,2", b"[1],[2", b"\xff\xfe", b
 SOMETIMES = st.integers(0, 3).map(lambda n: n == 0)
 
 
-class LakeMachine(RuleBasedStateMachine):
+class WritersMachine(RuleBasedStateMachine):
+    """
+    A few writers, and writes that are held back: what they read, and how it changes under them, is said by who inherits this.
+
+    Attributes:
+        world: Where they live; its `check` is asked after each step, its `finish` at the end.
+
+        puts_at_once: How many writes are on their way at most.
+    """
+
+    world: World
+    puts_at_once = 4
+
+    @invariant()
+    def lake_is_right(self) -> None:
+        """Each record is there at most once and unchanged, in one chain, and nothing was left out in silence."""
+        self.world.check()
+
+    def teardown(self) -> None:
+        """No more faults: one fresh writer brings what is missing, and names what is lost."""
+        try:
+            self.world.finish()
+        finally:
+            self.world.inner.close()
+            for what in sorted(self.world.seen):
+                event(what)
+
+    # ---- writers ------------------------------------------------------------------------------------------
+
+    @property
+    def ready(self) -> list[Writer]:
+        """The writers that may take a turn which may send something."""
+        room = len(self.world.store.in_flight) < self.puts_at_once
+        return [w for w in self.world.writers if room and w.ready]
+
+    @precondition(lambda self: self.ready)
+    @rule(data=st.data(), chunk=st.sampled_from((1, 2, 5)), fine=st.booleans())
+    def step(self, *, data: st.DataObject, chunk: int, fine: bool) -> None:
+        """A writer reads on, takes answers, sends what is due."""
+        writer = data.draw(st.sampled_from(self.ready))
+        writer.source.chunk = chunk
+        self.world.run(writer.main, fine=fine)
+
+    @precondition(lambda self: self.ready)
+    @rule(data=st.data(), chunk=st.sampled_from((1, 2, 5)), rounds=st.integers(2, 6))
+    def work(self, data: st.DataObject, chunk: int, rounds: int) -> None:
+        """A writer works for a while, undisturbed, as the others hang."""
+        writer = data.draw(st.sampled_from(self.ready))
+        writer.source.chunk = chunk
+        self.world.work(writer, rounds)
+
+    @precondition(lambda self: any(w.looking for w in self.world.writers))
+    @rule(data=st.data(), fine=st.booleans())
+    def look_on(self, *, data: st.DataObject, fine: bool) -> None:
+        """A listing or a read that was overtaken goes on."""
+        self.world.run(data.draw(st.sampled_from([t for w in self.world.writers for t in w.looking])), fine=fine)
+
+    @precondition(lambda self: self.world.writers)
+    @rule(data=st.data())
+    def crash(self, data: st.DataObject) -> None:
+        self.world.crash(data.draw(st.sampled_from(self.world.writers)))
+
+    # ---- writes on their way ------------------------------------------------------------------------------
+
+    @precondition(lambda self: self.world.store.in_flight)
+    @rule(data=st.data(), answer=st.sampled_from(("under way", "there", "lost")), fine=st.booleans())
+    def land(self, *, data: st.DataObject, answer: str, fine: bool) -> None:
+        put = data.draw(st.sampled_from(self.world.store.in_flight))
+        self.world.land(put)
+        if answer == "there":
+            self.world.answer(put, fine=fine)
+        elif answer == "lost" and put.sender is not None:
+            self.world.lose(put, fine=fine)
+
+    @precondition(lambda self: self.world.store.landed)
+    @rule(data=st.data(), fine=st.booleans())
+    def answer(self, *, data: st.DataObject, fine: bool) -> None:
+        self.world.answer(data.draw(st.sampled_from(self.world.store.landed)), fine=fine)
+
+    @precondition(lambda self: self.world.awaited and len(self.world.store.in_flight) < self.puts_at_once)
+    @rule(data=st.data(), fine=st.booleans())
+    def lose(self, *, data: st.DataObject, fine: bool) -> None:
+        self.world.lose(data.draw(st.sampled_from(self.world.awaited)), fine=fine)
+
+    @precondition(lambda self: any(p.sender for p in self.world.store.in_flight))
+    @rule(data=st.data())
+    def refuse(self, data: st.DataObject) -> None:
+        self.world.refuse(data.draw(st.sampled_from([p for p in self.world.store.in_flight if p.sender])))
+
+
+class LakeMachine(WritersMachine):
     """
     One partition, a few writers, held-back writes, and a log that changes under them.
 
     Attributes:
         writers_at_once: How many writers there are at most.
 
-        puts_at_once: How many writes are on their way at most.
-
         make_source: Makes the writers' sources; takes the fields of `MemorySource`.
     """
 
     writers_at_once = 3
-    puts_at_once = 4
     make_source: Callable[..., MemorySource] = MemorySource
 
     def make_sink(self, store: Store, epoch: str, clock: Callable[[], float]) -> Sink:
@@ -79,20 +166,6 @@ class LakeMachine(RuleBasedStateMachine):
                 sink.bind(self.world.log.extents())
         for count in writers:
             self.world.start(records=count)
-
-    @invariant()
-    def lake_is_right(self) -> None:
-        """Each record is there at most once and unchanged, in one chain, and nothing was left out in silence."""
-        self.world.check()
-
-    def teardown(self) -> None:
-        """No more faults: one fresh writer brings what is missing, and names what is lost."""
-        try:
-            self.world.finish()
-        finally:
-            self.world.inner.close()
-            for what in sorted(self.world.seen):
-                event(what)
 
     # ---- the log ------------------------------------------------------------------------------------------
 
@@ -176,70 +249,10 @@ class LakeMachine(RuleBasedStateMachine):
             fine=fine,
         )
 
-    @property
-    def ready(self) -> list[Writer]:
-        """The writers that may take a turn which may send something."""
-        room = len(self.world.store.in_flight) < self.puts_at_once
-        return [w for w in self.world.writers if room and w.ready]
-
-    @precondition(lambda self: self.ready)
-    @rule(data=st.data(), chunk=st.sampled_from((1, 2, 5)), fine=st.booleans())
-    def step(self, *, data: st.DataObject, chunk: int, fine: bool) -> None:
-        """A writer reads on, takes answers, sends what is due."""
-        writer = data.draw(st.sampled_from(self.ready))
-        writer.source.chunk = chunk
-        self.world.run(writer.main, fine=fine)
-
-    @precondition(lambda self: self.ready)
-    @rule(data=st.data(), chunk=st.sampled_from((1, 2, 5)), rounds=st.integers(2, 6))
-    def work(self, data: st.DataObject, chunk: int, rounds: int) -> None:
-        """A writer works for a while, undisturbed, as the others hang."""
-        writer = data.draw(st.sampled_from(self.ready))
-        writer.source.chunk = chunk
-        self.world.work(writer, rounds)
-
-    @precondition(lambda self: any(w.looking for w in self.world.writers))
-    @rule(data=st.data(), fine=st.booleans())
-    def look_on(self, *, data: st.DataObject, fine: bool) -> None:
-        """A listing or a read that was overtaken goes on."""
-        self.world.run(data.draw(st.sampled_from([t for w in self.world.writers for t in w.looking])), fine=fine)
-
     @precondition(lambda self: self.ready)
     @rule(data=st.data(), lost=st.booleans())
     def rebalance(self, *, data: st.DataObject, lost: bool) -> None:
         self.world.rebalance(data.draw(st.sampled_from(self.ready)), lost=lost)
-
-    @precondition(lambda self: self.world.writers)
-    @rule(data=st.data())
-    def crash(self, data: st.DataObject) -> None:
-        self.world.crash(data.draw(st.sampled_from(self.world.writers)))
-
-    # ---- writes on their way ------------------------------------------------------------------------------
-
-    @precondition(lambda self: self.world.store.in_flight)
-    @rule(data=st.data(), answer=st.sampled_from(("under way", "there", "lost")), fine=st.booleans())
-    def land(self, *, data: st.DataObject, answer: str, fine: bool) -> None:
-        put = data.draw(st.sampled_from(self.world.store.in_flight))
-        self.world.land(put)
-        if answer == "there":
-            self.world.answer(put, fine=fine)
-        elif answer == "lost" and put.sender is not None:
-            self.world.lose(put, fine=fine)
-
-    @precondition(lambda self: self.world.store.landed)
-    @rule(data=st.data(), fine=st.booleans())
-    def answer(self, *, data: st.DataObject, fine: bool) -> None:
-        self.world.answer(data.draw(st.sampled_from(self.world.store.landed)), fine=fine)
-
-    @precondition(lambda self: self.world.awaited and len(self.world.store.in_flight) < self.puts_at_once)
-    @rule(data=st.data(), fine=st.booleans())
-    def lose(self, *, data: st.DataObject, fine: bool) -> None:
-        self.world.lose(data.draw(st.sampled_from(self.world.awaited)), fine=fine)
-
-    @precondition(lambda self: any(p.sender for p in self.world.store.in_flight))
-    @rule(data=st.data())
-    def refuse(self, data: st.DataObject) -> None:
-        self.world.refuse(data.draw(st.sampled_from([p for p in self.world.store.in_flight if p.sender])))
 
     # ---- time and the operator ----------------------------------------------------------------------------
 

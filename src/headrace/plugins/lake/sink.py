@@ -178,7 +178,10 @@ class LakeSink(Sink):
                     f" [{segment[0]}, {segment[1]}), which was acknowledged; it was deleted: restore it, or begin a new epoch"
                 )  # B13
             return Position(0, None, chain.dataset.id, None, began_s)  # B2
-        return Position(newest.end, (newest.start, newest.end), chain.dataset.id, newest.trailer.leader_epoch, began_s)
+        trailer = newest.trailer
+        return Position(
+            newest.end, (newest.start, newest.end), chain.dataset.id, trailer.leader_epoch, began_s, trailer.digest
+        )
 
     def _look_again(self, partition: Partition, at: Position) -> Position:
         """Look up from where the chain was known to reach; a chain that is gone since is an error, not a new one (B13)."""
@@ -228,7 +231,7 @@ class LakeSink(Sink):
         key = chain.layout.segment(partition.number, p, self._format.extension)
         metadata = {"dataset": chain.dataset.id, "start": str(p), "end": str(draft.end), "records": str(draft.records)}
         if self.store.create(key, payload, metadata):
-            return Position(draft.end, (p, draft.end), chain.dataset.id, draft.leader_epoch, began_s)
+            return Position(draft.end, (p, draft.end), chain.dataset.id, draft.leader_epoch, began_s, draft.digest)
         found = self._look_again(partition, at)
         if found.offset == p:
             raise CommitUnknownError(
@@ -261,6 +264,7 @@ class LakeDraft(Draft):
     content: Content
     records: int = 0
     leader_epoch: int | None = None
+    digest: str | None = attrs.field(default=None, init=False)
     _first: int | None = None
     _end: int | None = None
     _min_ms: int = 0
@@ -306,6 +310,7 @@ class LakeDraft(Draft):
 
     def _trailer(self, digest: str) -> Trailer:
         assert self._first is not None, "a draft that is committed holds a record"  # noqa: S101 - our own state
+        self.digest = digest
         return Trailer(
             dataset_id=self.sink._chain(self.partition.stream).dataset.id,
             partition=self.partition,

@@ -190,7 +190,7 @@ class FeedSource(Source):
     def move(self, starts: Mapping[Partition, Start | None]) -> None:
         for partition, start in starts.items():
             known = self._next.get(partition)
-            if start is not None and known is not None and start.offset not in (None, known):
+            if start is not None and known is not None and self._is_elsewhere(partition, start, known):
                 self._dropped(partition, start.offset or 0)
             elif start is not None and known is None:
                 self._next[partition] = self._stored[partition] = start.offset or 0
@@ -338,6 +338,11 @@ class FeedSource(Source):
             nbytes=sum(c.nbytes for c in chunks),
             urgent=partition == self._kinds[GAPS],
         )
+
+    def _is_elsewhere(self, partition: Partition, start: Start, known: int) -> bool:
+        """Whether what was said and is not stored is gone: another one's records may as well end where ours would have."""
+        again = start.assignment != self._assignments.get(partition)
+        return start.offset not in (None, known) or (again and bool(self._said.get(partition)))
 
     def _dropped(self, partition: Partition, position: int) -> None:
         """

@@ -335,6 +335,19 @@ class ExactlyOnceSinkContract(SinkContract):
         rival.put(self.records(5, 9))
         self.stored(place, self.records(0, 9))
 
+    def test_a_digest_tells_a_draft_from_a_rivals(self, writer: Writer, rival: Writer) -> None:
+        """What a look-up finds is known for the draft that became it, and not for one that holds just as many records (B26)."""
+        writer.put(self.records(0, 3))
+        mine, theirs = writer.draft(3, self.records(3, 5)), rival.draft(3, self.records(3, 5, "rival"))
+        at = rival.position()
+        stored = writer.commit(mine, writer.position())
+        with pytest.raises(PositionConflictError) as told:
+            rival.commit(theirs, at)
+        assert told.value.found is not None
+        digests = {stored.digest, told.value.found.digest, writer.position().digest, rival.position().digest}
+        assert digests == {mine.digest}
+        assert mine.digest is None or mine.digest != theirs.digest
+
     def test_one_of_many_writers_wins(self, place: SinkPlace) -> None:
         """Of writers that race for one position exactly one is stored, again and again."""
         sinks = [place.open() for _ in range(WRITERS)]
