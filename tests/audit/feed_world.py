@@ -87,6 +87,21 @@ class Producer:
             self.held.append((symbol, b'{"product_id":"%s","trade_id":%d}' % (symbol.encode(), number), now_ns))
             self._tell()
 
+    def drop(self) -> None:
+        """What is held is not stored: the sink stands elsewhere."""
+        self.gaps.between(
+            "not stored: the sink of coinbase.trades stands elsewhere", self.held[0][2], self.world.now_ns()
+        )
+        self.held.clear()
+        self._tell()
+
+    def fetch(self, gap: str, *numbers: int) -> None:
+        """Publish what was had from the exchange's history for a gap."""
+        for number in numbers:
+            value = b'{"product_id":"BTC-USD","trade_id":%d}' % number
+            fetched = ("headrace.backfilled", gap.encode())
+            self._produce("trades", "BTC-USD", value, self.world.now_ns(), fetched)
+
     def publish(self) -> None:
         for symbol, value, ns in self.held:
             if int(value.rpartition(b":")[2].rstrip(b"}")) in self.world.lost:
@@ -106,8 +121,9 @@ class Producer:
             symbol, value, _ = self.gaps.out.pop(0)
             self._produce("gaps", symbol, value, self.world.now_ns())
 
-    def _produce(self, kind: str, symbol: str, value: bytes, ns: int) -> None:
+    def _produce(self, kind: str, symbol: str, value: bytes, ns: int, *more: tuple[str, bytes]) -> None:
         headers = (
+            *more,
             ("headrace.received_ns", b"%d" % ns),
             ("headrace.connection", b"%s-%d" % (self.run.encode(), self.connection)),
         )

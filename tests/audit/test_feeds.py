@@ -176,6 +176,26 @@ def test_random_healthy_histories(tmp_path: Path, seed: int):
         assert [("missing", "numbers")] == [f[:2] for f in again.world.said()][:1]
 
 
+@pytest.mark.parametrize("lost", [set(), {9}])
+def test_what_was_dropped_behind_what_was_fetched_later(tmp_path: Path, lost: set[int]):
+    """A number that was fetched was sent in its gap, however late it came: what was due behind it was dropped, as is told."""
+    made = FeedWorld(tmp_path, lost=lost)
+    one = Producer(made, "one")
+    one.receive(1, 2)
+    one.lose()
+    one.connect()
+    one.publish()
+    one.receive(6, 7)
+    one.drop()
+    one.receive(8, 9, 10)
+    one.publish()
+    one.fetch("one-2", 4, 5)  # 3 the history does not have
+    made.stream()
+    findings = made.audit().findings
+    assert len(lost) == len(findings)
+    assert all(f"no record has {n}," in f.evidence for n, f in zip(lost, findings, strict=True))
+
+
 def test_a_late_number_behind_an_expired_head(tmp_path: Path):
     """What was deleted on purpose is not looked for, though a number that came late is the lowest that is there."""
     made = FeedWorld(tmp_path)

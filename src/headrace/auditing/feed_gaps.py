@@ -23,7 +23,7 @@ from headrace.auditing.walking import judge
 from headrace.records import Record
 from headrace.retry import Retry
 
-RECEIVED, CONNECTION = "headrace.received_ns", "headrace.connection"
+RECEIVED, CONNECTION, BACKFILLED = "headrace.received_ns", "headrace.connection", "headrace.backfilled"
 _SUFFIX = "gaps"
 
 
@@ -33,6 +33,8 @@ class Told:
     A gap with its history.
 
     Attributes:
+        id: Its own.
+
         gap: As the newest revision says.
 
         run: Of which run of a producer; the connections of its records begin with it.
@@ -40,6 +42,7 @@ class Told:
         revisions: Ascending: when each was written, in nanoseconds since the epoch, and how many were missing by it.
     """
 
+    id: str
     gap: FeedGap
     run: str
     revisions: Sequence[tuple[int, int | None]]
@@ -137,6 +140,12 @@ def run_of(record: Record) -> str:
     return "" if found is None else found.decode("utf-8", "replace").rpartition("-")[0]
 
 
+def fetched_for(record: Record) -> str:
+    """Of which gap it was fetched from the exchange's history; "" where it came by itself."""
+    found = next((value for name, value in record.headers if name == BACKFILLED), None)
+    return "" if found is None else found.decode("utf-8", "replace")
+
+
 def _pinned(audit: Asked, name: str) -> tuple[str, Pin] | None:
     asked = Retry(for_s=audit.retry_for_s)
     for root in dict.fromkeys((root_of(name, audit.epoch), root_of(name, ""))):
@@ -207,7 +216,7 @@ def _told(revisions: Sequence[tuple[int, int, dict[str, Any]]]) -> Told:
         history=_text(value.get("backfill")) or "",
     )
     history = [(ns, _number(value.get("missing"))) for _, ns, value in revisions]
-    return Told(gap, value["id"].rpartition("-")[0], history)
+    return Told(value["id"], gap, value["id"].rpartition("-")[0], history)
 
 
 def _number(found: object) -> int | None:

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 import msgspec
 
-from headrace.auditing.feed_gaps import received_ns, run_of
+from headrace.auditing.feed_gaps import fetched_for, received_ns, run_of
 from headrace.auditing.ranges import Edge, Ranges
 from headrace.records import Record
 
@@ -52,7 +52,7 @@ class Numbers:
             ranges = self._seen.setdefault(place, Ranges())
             self.counted += 1
             self._until_ns[run, symbol] = max(ns, self._until_ns.get((run, symbol), 0))
-        ranges.add(number, Edge(record.offset, ns))
+        ranges.add(number, Edge(record.offset, ns, fetched_for(record)))
 
     def _number(self, record: Record) -> int | None:
         try:

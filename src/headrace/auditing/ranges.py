@@ -19,10 +19,13 @@ class Edge:
         offset: Its place in the log.
 
         ns: When it was received, in nanoseconds since the epoch; 0 where it does not say.
+
+        gap: Of which gap it was fetched from the exchange's history, long after it was sent; "" where it came by itself.
     """
 
     offset: int
     ns: int
+    gap: str = ""
 
 
 @attrs.define

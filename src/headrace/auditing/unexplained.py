@@ -134,8 +134,12 @@ class Judgement:
             yield self._found(partition, before, after, evidence)
 
     def _is_told_by_time(self, own: Sequence[Told], before: Run, after: Run) -> bool:
-        """Whether a gap without numbers lies where they were due."""
-        low, high = sorted((before.last.ns, after.first.ns))
+        """Whether a gap without numbers lies where they were due: a number that was fetched later was sent in its gap."""
+        ids = {t.id: t for t in own if before.last.gap or after.first.gap}
+        sent = ids.get(before.last.gap), ids.get(after.first.gap)
+        low = before.last.ns if sent[0] is None else sent[0].began_ns
+        high = after.first.ns if sent[1] is None else sent[1].ended_ns
+        low, high = sorted((low, high))
         return any(
             not _is_counted(t.gap) and t.began_ns < high and low < t.ended_ns and (t.gap.began or t.gap.ended)
             for t in own
