@@ -26,13 +26,6 @@ This page is made from the results of a run (`tests/live/results.json`), and a t
 """
 
 _MEMORY = ("first_mib", "last_mib", "first_least_mib", "rest_mib", "peak_mib")
-_SINCE = (
-    "What grew was looked for after this run. At rest the process held no message, and few objects: it is what Python's own",
-    "allocator keeps after each outage, as long as one object lies in an area of 1 MiB. That is used again, so it comes to an",
-    "end, here at some 180 MiB. Since then the long run, as Compose does, gives a feed's process the allocator of the C library,",
-    "and a test fills and empties its queue with both: [measured](operations.md#memory-of-a-process). No hour was run since.",
-    "",
-)
 
 
 def page(found: dict[str, Any]) -> str:
@@ -84,7 +77,6 @@ def page(found: dict[str, Any]) -> str:
             for name, about in memory.items()
             if not about["flat"]
         ),
-        *(_SINCE if not memory["producer"]["flat"] else ()),
         "## Faults",
         "",
         "| fault | times |",
