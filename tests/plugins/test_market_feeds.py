@@ -350,8 +350,7 @@ def test_missing_heartbeat(coinbase: CoinbaseExchange, follow):
     for _ in range(3):
         following.clock.pass_s(9)
         coinbase.beat()
-        following.poll()
-    following.until(lambda: following.source._supervisor._heard_ns == following.clock.ns())
+        following.until(lambda: following.source._supervisor._heard_ns == following.clock.ns())
     following.clock.pass_s(10)
     gap = lost_and_back(following, coinbase, "no heartbeat for 10 s")
     assert "2026-01-02T15:00:27.000000000Z" == gap["from"]
@@ -588,6 +587,34 @@ def test_credentials_are_not_told(alpaca: AlpacaExchange, follow, caplog: pytest
     monkeypatch.delenv("APCA_API_SECRET_KEY")
     with pytest.raises(ConfigError, match="APCA_API_SECRET_KEY is not in the environment"):
         follow(stocks(alpaca)).poll()
+
+
+@pytest.mark.parametrize("said", ["the key {} is unknown", "x" * 160 + "{}"])
+@pytest.mark.parametrize("how", ["refused", "lost", "closed"])
+def test_credentials_that_an_exchange_repeats(
+    plain: PlainExchange, follow, caplog: pytest.LogCaptureFixture, monkeypatch, how: str, said: str
+):
+    """What it says of a refusal or a close may hold our key, whole or cut off: the variable's name stands in its place."""
+    monkeypatch.setenv("ANY_TOKEN", "tok-4711-0815-2342-1234")
+    kinds = {"kind": "type", "refused": ("no",), "lost": ("bye",)}
+    following = begun(follow(any_feed(plain, send=('{"token":"${ANY_TOKEN}"}',), **kinds)), plain)
+    said = said.format("tok-4711-0815-2342-1234")
+    with caplog.at_level(logging.DEBUG):
+        if how == "refused":
+            plain.publish(json.dumps({"type": "no", "text": said}).encode())
+            ended(following, r"\$\{ANY_TOKEN\}")
+            error = following.source._supervisor.error
+            assert "tok-4711" not in "".join(traceback.format_exception(error))
+        else:
+            if how == "closed":
+                plain.close(1008, said[-100:])
+            else:
+                plain.publish(json.dumps({"type": "bye", "text": said}).encode())
+            following.until(lambda: bool(following.clock.waits) and bool(following.open_gaps()))
+    assert "tok-4711" not in caplog.text + json.dumps(following.gaps())
+    if how == "closed":
+        assert "closed (1008: " in following.gaps()[-1]["cause"]
+        assert "${ANY_TOKEN}" in following.gaps()[-1]["cause"]
 
 
 # ---- numbers --------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from headrace.plugins.market.gaps import Gaps, moment
 
+LEFT_OUT = "numbers are missing"
 EVENTS = st.lists(
     st.one_of(
         st.just("sent"),
@@ -110,6 +111,68 @@ def test_a_count_that_begins_anew(first: int):
         gap["missing"],
         gap["filled"],
     )
+
+
+ANEW = "counts anew"
+
+
+@pytest.mark.parametrize(
+    ("numbers", "found"),
+    [
+        ([5000, 5001, 5002, 1, 2, 3, 7, 8, 40, 41], [(ANEW, 5002, 1), (LEFT_OUT, 3, 7), (LEFT_OUT, 8, 40)]),
+        ([5000, 5001, 5002, 30, 31, 33], [(ANEW, 5002, 30), (LEFT_OUT, 31, 33)]),
+        ([5000, 5002, 8, 7, 9, 11], [(LEFT_OUT, 5000, 5002), (ANEW, 5002, 8), (LEFT_OUT, 9, 11)]),
+        ([*range(50), 1, 2, 5, 6], [(ANEW, 49, 1), (LEFT_OUT, 2, 5)]),
+        ([5000, 5001, 17, 5002, 16, 5003], []),  # one at a time is sent again
+        ([*range(5), *range(5), 5, 6], []),  # all of a frame is
+        ([*range(5), 6, *range(5), 6, 7], [(LEFT_OUT, 4, 6)]),
+        ([*range(900), *range(500, 600), *range(700, 720), 900], []),
+        ([1, 3000, 2, 3001, 5, 4, 3002], [(LEFT_OUT, 1, 3000)]),  # late, and far below
+    ],
+)
+def test_a_count_that_begins_anew_on_a_connection_that_is_up(numbers: list[int], found: list[tuple[str, int, int]]):
+    """The second message of a new count shows it, and what is left out of that is told; what is sent again is not."""
+    gaps = Gaps(feed="f", symbols=("A",), producer="p", run="p")
+    gaps.begin("started", None)
+    gaps.end(0)
+    for now, number in enumerate(numbers):
+        gaps.count(["A"], [number], now)
+    told = [(g["cause"], g["last_sequence"], g["next_sequence"]) for g in last_of(gaps)[1:]]
+    assert found == told
+
+
+@pytest.mark.parametrize(
+    ("numbers", "found"),
+    [
+        ([50, 51, 60], [("lost", 101, 50), (LEFT_OUT, 51, 60)]),
+        ([2, 3, 5], [("lost", 101, 2), (LEFT_OUT, 3, 5)]),
+        ([1, 3], [("lost", 101, 1), (LEFT_OUT, 1, 3)]),
+        ([50, 51, 52, *range(53, 103)], [("lost", 101, 102)]),
+        ([95, 97, 104], [("lost", 101, 95), (LEFT_OUT, 95, 97), (LEFT_OUT, 97, 104)]),  # rather twice than not
+    ],
+)
+def test_a_low_count_behind_a_new_connection(numbers: list[int], found: list[tuple[str, int, int]]):
+    """What an exchange sends again as a connection begins leaves nothing out of what we have; a new count may."""
+    gaps = Gaps(feed="f", symbols=("A",), producer="p", run="p")
+    gaps.begin("started", None)
+    gaps.end(0)
+    gaps.count(["A"] * 102, range(102), 1)
+    gaps.begin("lost", 1)
+    gaps.end(2)
+    for now, number in enumerate(numbers, 3):
+        gaps.count(["A"], [number], now)
+    assert found == [(g["cause"], g["last_sequence"], g["next_sequence"]) for g in last_of(gaps)[1:]]
+
+
+def test_what_was_missing_of_an_old_count_never_comes():
+    """A number of the new count is not the old one's that came late."""
+    gaps = Gaps(feed="f", symbols=("A",), producer="p", run="p")
+    gaps.begin("started", None)
+    gaps.end(0)
+    gaps.count(["A"] * 8, [1, 2, 4, 5000, 1, 2, 5, 3], 1)
+    assert [(2, 4, 1), (4, 5000, 4995), (5000, 1, None), (2, 5, 1)] == [
+        (g["last_sequence"], g["next_sequence"], g["missing"]) for g in last_of(gaps)[1:]
+    ]
 
 
 def test_moments():

@@ -8,6 +8,9 @@ from collections.abc import Iterable, Iterator
 
 from headrace.errors import ConfigError
 
+_SHORT, _PART = 6, 12
+"""What is shorter is no secret, and would spoil texts; what is cut off is looked for from so many characters on."""
+
 _NAME = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -22,6 +25,17 @@ def variable(name: str) -> str:
 def filled(text: str) -> str:
     """Put values in the place of ``${NAME}``. ConfigError where one is not in the environment."""
     return _NAME.sub(lambda found: variable(found[1]), text)
+
+
+def hidden(text: str, names: Iterable[str]) -> str:
+    """Put ``${NAME}`` in the place of values in a text that comes from outside, also where it is cut off inside of one."""
+    for name in names:
+        value = os.environ.get(name, "")
+        if len(value) >= _SHORT:
+            text = text.replace(value, f"${{{name}}}")
+        for length in range(len(value) - 1, _PART - 1, -1):
+            text = text.replace(value[:length], f"${{{name}}}")
+    return text
 
 
 def named(texts: Iterable[str]) -> Iterator[tuple[str, bool]]:

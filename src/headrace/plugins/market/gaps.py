@@ -23,8 +23,8 @@ _FOLLOWED = 100
 
 _REPLAYED = 1_000
 """
-Behind a new connection a number so little below the last one is a message sent again; a lower one begins a new count, and so
-does 0 or 1: some exchanges count anew on each connection, or when they start.
+A number so little below the last one is a message sent again; a lower one begins a new count: some exchanges count anew on each
+connection, when they start, or at midnight. Behind a new connection 0 and 1 do as well.
 """
 
 
@@ -96,6 +96,24 @@ class Missing:
         return max(0, self.next - self.last - 1 - self.fetched)
 
 
+@attrs.define
+class Anew:
+    """
+    Where a feed seems to count anew.
+
+    Attributes:
+        last: Of the old count, the last number.
+
+        first: Of the new one, the first.
+
+        latest: Of the new one, the last.
+    """
+
+    last: int
+    first: int
+    latest: int
+
+
 @attrs.define(kw_only=True)
 class Gaps:
     """
@@ -133,6 +151,7 @@ class Gaps:
     _open: dict[str, Missing] = attrs.field(factory=dict, init=False)  # the connection is not there, or not complete
     _uncounted: dict[str, Missing] = attrs.field(factory=dict, init=False)  # the first number behind it is not known
     _first: dict[str, list[Missing]] = attrs.field(factory=dict, init=False)  # no number was seen yet
+    _begun: dict[str, Anew] = attrs.field(factory=dict, init=False)  # a new count, or what is sent again
     _late: dict[str, list[Missing]] = attrs.field(factory=dict, init=False)  # whose numbers may come yet
     _unsure: dict[str, Missing] = attrs.field(factory=dict, init=False)  # by id: what came may not be stored yet
 
@@ -236,7 +255,7 @@ class Gaps:
         """The exchange says that it has sent these: what we have not got by now is missing."""
         for symbol, number in numbers.items():
             known = self._numbers.setdefault(symbol, number)
-            if symbol in self._uncounted or number > known:
+            if number > known or (symbol in self._uncounted and not known - _REPLAYED < number < known):
                 self._jump(symbol, number + 1, heard_ns, seen=False)
             self._heard_ns[symbol] = heard_ns
 
@@ -245,8 +264,14 @@ class Gaps:
         last, gap = self._numbers.get(symbol), self._uncounted.get(symbol)
         if seen and symbol in self._first:
             self._begin_at(symbol, number)
-        if gap is not None and last is not None and max(1, last - _REPLAYED) < number <= last:
-            self._came_late(symbol, number)  # some exchanges begin with what they have sent before
+        if last is not None and number <= last:
+            anew = self._anew(symbol, number, last) if seen else Anew(last, number, number - 1)
+            if anew is None:
+                self._came_late(symbol, number)
+                return
+            self._begin_anew(symbol, anew, heard_ns)
+            if seen and anew.latest != number:
+                self._jump(symbol, number, heard_ns)
             return
         if gap is not None:  # the first number behind a connection that was lost
             del self._uncounted[symbol]
@@ -254,9 +279,6 @@ class Gaps:
             self._follow(gap)
             self._write(gap)
             self._fill_later(gap)
-        elif last is not None and number <= last:
-            self._came_late(symbol, number)
-            return
         elif last is not None and number > last + 1:
             cause = "numbers are missing" if seen else "announced and not sent"
             gap = self._new(symbol, cause, self._heard_ns.get(symbol), to_ns=heard_ns, last=last)
@@ -265,6 +287,42 @@ class Gaps:
             self._write(gap)
             self._fill_later(gap)
         self._numbers[symbol] = number if seen else number - 1
+
+    def _anew(self, symbol: str, number: int, last: int) -> Anew | None:
+        """
+        Say with what a new count began, where a number that is not above the last one shows it; None: it is sent again, or late.
+
+        Behind a new connection one number that is far below does. On one that is up it may be a single message that is sent
+        again, so the next one decides. What is not far below may be all of a frame that is sent again: not where it leaves out
+        what we have already.
+        """
+        far, behind = number <= last - _REPLAYED, symbol in self._uncounted
+        if behind and (far or number <= 1):
+            return Anew(last, number, number)
+        begun = self._begun.get(symbol)
+        if begun is not None and begun.last == last and number > begun.latest:
+            if far or not all(self._is_missing(symbol, n) for n in range(begun.latest + 1, number)):
+                return begun
+            begun.latest = number
+        elif begun is not None and begun.last == last and far and number != begun.latest:
+            return begun
+        elif (far or number <= 1 or (behind and number < _REPLAYED)) and not self._is_missing(symbol, number):
+            self._begun[symbol] = Anew(last, number, number)
+        return None
+
+    def _is_missing(self, symbol: str, number: int) -> bool:
+        return any(gap.left is not None and number in gap.left for gap in self._late.get(symbol, ()))
+
+    def _begin_anew(self, symbol: str, anew: Anew, heard_ns: int) -> None:
+        """Write that the feed counts anew, and count on from there. What was missing of the old count never comes late."""
+        gap = self._uncounted.pop(symbol, None)
+        if gap is None:
+            gap = self._new(symbol, "counts anew", self._heard_ns.get(symbol), to_ns=heard_ns, last=anew.last)
+        gap.next = anew.first
+        self._write(gap)
+        self._begun.pop(symbol, None)
+        self._late.pop(symbol, None)
+        self._numbers[symbol] = anew.latest
 
     def _follow(self, gap: Missing) -> None:
         if gap.last is None or gap.next is None or gap.next <= gap.last:

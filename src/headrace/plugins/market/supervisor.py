@@ -19,7 +19,8 @@ from headrace.plugins.market.backfill import Backfill, Reach
 from headrace.plugins.market.backlog import Backlog, Chunk
 from headrace.plugins.market.backoff import Backoff
 from headrace.plugins.market.connection import SILENT, TICK_S, Connection, Patience, reason
-from headrace.plugins.market.feed import GAPS, Feed, FeedLostError, Heard
+from headrace.plugins.market.environment import hidden
+from headrace.plugins.market.feed import GAPS, Feed, FeedLostError, FeedRefusedError, Heard
 from headrace.plugins.market.fetching import Fetcher
 from headrace.plugins.market.frames import counted
 from headrace.plugins.market.gaps import Gaps
@@ -99,7 +100,8 @@ class Supervisor:
             cause = "refused" if isinstance(error, ConfigError) else "failed"
             self._begin_gap(cause)
             self._silent = _AT_ONCE, cause
-            self.error = error
+            refused = isinstance(error, FeedRefusedError) and self._hidden(str(error)) != str(error)
+            self.error = FeedRefusedError(self._hidden(str(error))) if refused else error
         finally:
             self._stopping.set()
             if filling is not None:
@@ -190,14 +192,18 @@ class Supervisor:
             # not its text: that may hold the address, and so a key
             log_event(_log, logging.DEBUG, "connection failed", feed=self.feed.name, error=type(error).__name__)
             lost = reason(error, self.feed, first=not self._ever, subscribed=state.subscribed_s is not None)
-        if state.behind:
-            lost = FeedLostError(f"{lost.cause} (behind)", lost.wait_s)
+        cause = self._hidden(lost.cause)
+        lost = FeedLostError(f"{cause} (behind)" if state.behind else cause, lost.wait_s)
         useful = state.subscribed_s is not None and self.clock() - state.subscribed_s >= self.backoff.steady_s
         if not self._stopping.is_set():
             self._begin_gap(lost.cause)
         answered = state.asked or state.subscribed_s is not None
         self._silent = (self.clock() + self.patience.subscribe_timeout_s if answered else _AT_ONCE), lost.cause
         return lost, useful
+
+    def _hidden(self, text: str) -> str:
+        """A text that an exchange may have put our credentials into, without them."""
+        return hidden(text, [name for name, _ in self.feed.credentials()])
 
     def _converse(self, state: Connection) -> None:
         with connect(
