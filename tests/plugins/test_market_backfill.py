@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import subprocess
 import sys
@@ -26,17 +27,25 @@ from headrace.load import Load
 from headrace.pipeline import Pipeline
 from headrace.plugins.lake.local import FileStore
 from headrace.plugins.lake.sink import LakeSink
+from headrace.plugins.market.alpaca_history import AlpacaHistory
 from headrace.plugins.market.backlog import Backlog, Chunk
 from headrace.plugins.market.coinbase_history import CoinbaseHistory
 from headrace.plugins.market.fetching import Fetcher
 from headrace.plugins.market.gaps import Gaps, Missing
-from headrace.plugins.market.history import HistoryLostError, HistoryRefusedError, Wanted, spliced
+from headrace.plugins.market.history import HistoryLostError, HistoryRefusedError, Page, Wanted, spliced
 from headrace.plugins.market.source import FeedSource
 from headrace.plugins.market.venues import AlpacaBar, AlpacaQuote, AlpacaTrade, CoinbaseTrade
 from headrace.records import Hint, Partition, Record, Start
 from headrace.registry import Registry
 from headrace.rows import row
-from headrace.testing.servers.exchange import AlpacaExchange, CoinbaseExchange, Exchange, alpaca_trade, coinbase_match
+from headrace.testing.servers.exchange import (
+    AlpacaExchange,
+    Answer,
+    CoinbaseExchange,
+    Exchange,
+    alpaca_trade,
+    coinbase_match,
+)
 
 QUIET = {"ping_every_s": 1e9, "subscribe_timeout_s": 1e9, "backfill_reach_s": 0.0}
 """The clock is turned much: no connection is lost for that. And only the outage is fetched."""
@@ -427,7 +436,91 @@ def test_refused_credentials(alpaca: AlpacaExchange, follow, caplog: pytest.LogC
     assert following.source._supervisor.error is None
 
 
+# ---- a history that misleads ----------------------------------------------------------------------------------
+
+
+@attrs.define(kw_only=True, eq=False)
+class Misleading(AlpacaExchange):
+    """Its pages never end: the cursors go round, or every one is new."""
+
+    cursors: Iterator[str]
+    full: bool
+
+    def answer(self, path: str, query: Mapping[str, str], headers: Mapping[str, str], kept: int) -> Answer:
+        trades = [{"t": "2026-01-02T15:00:00Z", "x": "V", "p": 1, "s": 1, "c": [], "i": 1, "z": "C"}] * self.full
+        return Answer(200, {"trades": trades, "symbol": "AAPL", "next_page_token": next(self.cursors)})
+
+
+@pytest.mark.parametrize(
+    ("cursors", "full", "pages", "why"),
+    [
+        (itertools.cycle("A"), True, 2, "partly: trades: the same page again and again"),
+        (itertools.cycle("AB"), True, 3, "partly: trades: the same page again and again"),
+        (itertools.count(), True, 20, "partly: trades: pages without an end"),
+        (itertools.count(), False, 10, "not available: trades: pages without an end"),
+    ],
+    ids=["the same one", "two in turn", "new ones", "new and empty ones"],
+)
+def test_pages_without_an_end(
+    follow, monkeypatch: pytest.MonkeyPatch, cursors: Iterator[object], full: bool, pages: int, why: str
+):
+    """A history whose pages never end is left, and never called done."""
+    monkeypatch.setattr("headrace.plugins.market.backfill._PAGES", 20)
+    monkeypatch.setattr("headrace.plugins.market.backfill._IDLE_PAGES", 10)
+    with Misleading(keeps=True, cursors=map(str, cursors), full=full) as exchange:
+        feed = stocks(exchange, history_address=exchange.history_address, silence_s=1e9, wanted=("trades",))
+        following = begun(follow(feed, **(QUIET | {"backfill_reach_s": 60.0})), exchange)
+        waited(following, lambda: following.store() or following.gaps()[0]["backfill"] is not None)
+        assert why == following.gaps()[0]["backfill"].partition(";")[0]
+        assert pages == len(exchange.asked) == (len(backfilled(following)) if full else pages)
+
+
+def test_cursors_that_lead_nowhere(follow, monkeypatch: pytest.MonkeyPatch):
+    """Pages with always the same numbers bring nothing after the first one, though each has a cursor of its own."""
+    monkeypatch.setattr("headrace.plugins.market.backfill._IDLE_PAGES", 10)
+    cursor = itertools.count(10**6)
+    answer = CoinbaseExchange.answer
+    monkeypatch.setattr(
+        CoinbaseExchange,
+        "answer",
+        lambda *asked: attrs.evolve(answer(*asked), headers={"CB-AFTER": str(next(cursor))}),
+    )
+    with CoinbaseExchange(keeps=True) as exchange:
+        following = begun(follow(coins(exchange), **QUIET), exchange)
+        outage(following, exchange, [7], 9)
+        exchange.published[:] = [m for m in exchange.published if m["trade_id"] == 7]
+        waited(following, lambda: following.store() or lost(following)["backfill"] is not None)
+        assert "partly: trades: pages without an end" == lost(following)["backfill"].partition(";")[0]
+
+
 # ---- one request ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{}",
+        b"null",
+        b'{"trades":null}',
+        b'{"message":"forbidden."}',
+        b'{"symbol":"AAPL","next_page_token":null}',
+        b'{"symbol":"AAPL","quotes":[]}',
+        b'{"symbol":null,"trades":[]}',
+        b'{"symbol":"MSFT","trades":[]}',
+    ],
+)
+def test_no_answer_of_theirs(body: bytes):
+    """What names another symbol or none, or lacks what was asked for, is no answer: nothing is known from it."""
+    wanted = Wanted(symbol="AAPL", from_ns=0, to_ns=1)
+    with pytest.raises(HistoryLostError):
+        AlpacaHistory("iex", "http://127.0.0.1").page("trades", wanted, "http://127.0.0.1", {}, body)
+
+
+@pytest.mark.parametrize("body", [b'{"symbol":"AAPL","trades":null}', b'{"symbol":"AAPL","trades":[]}'])
+def test_an_empty_answer(body: bytes):
+    """No trades at all is an answer, and the last page."""
+    wanted = Wanted(symbol="AAPL", from_ns=0, to_ns=1)
+    assert Page([], None, "") == AlpacaHistory("iex", "http://127.0.0.1").page("trades", wanted, "", {}, body)
 
 
 @pytest.mark.parametrize(

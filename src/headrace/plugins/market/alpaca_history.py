@@ -26,11 +26,11 @@ DELAY_S = 900
 
 
 class _Answer(msgspec.Struct):
-    symbol: str | None = None
+    symbol: str
     next_page_token: str | None = None
-    trades: list[msgspec.Raw] | None = None
-    quotes: list[msgspec.Raw] | None = None
-    bars: list[msgspec.Raw] | None = None
+    trades: list[msgspec.Raw] | msgspec.UnsetType | None = msgspec.UNSET  # null: an empty page
+    quotes: list[msgspec.Raw] | msgspec.UnsetType | None = msgspec.UNSET
+    bars: list[msgspec.Raw] | msgspec.UnsetType | None = msgspec.UNSET
 
 
 @attrs.frozen
@@ -71,10 +71,13 @@ class AlpacaHistory(History):
             answer = msgspec.json.decode(body, type=_Answer)
         except BROKEN:
             raise HistoryLostError("an answer that is no JSON of theirs") from None
-        if answer.symbol is not None and answer.symbol != wanted.symbol:
+        if answer.symbol != wanted.symbol:
             raise HistoryLostError("an answer about another symbol")
+        raws = getattr(answer, kind)
+        if raws is msgspec.UNSET:
+            raise HistoryLostError(f"an answer without {kind}")
         head = b'{"T":"%s","S":%s,' % (_TYPES[kind].encode(), msgspec.json.encode(wanted.symbol))
-        values = [spliced(head, bytes(raw)) for raw in getattr(answer, kind) or ()]
+        values = [spliced(head, bytes(raw)) for raw in raws or ()]
         token = answer.next_page_token
         following = f"{address.partition('&page_token=')[0]}&{urlencode({'page_token': token})}" if token else ""
         return Page(values, None, following)

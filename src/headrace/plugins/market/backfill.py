@@ -22,7 +22,11 @@ _TICK_S = 0.05
 _WAITING = 10_000
 """So many gaps wait at a time; the oldest one of more is told as not fetched."""
 
-_PAGES = 100_000
+_PAGES = 10_000
+"""So many pages of a gap and kind are asked for: a history that goes on behind them has no end."""
+
+_IDLE_PAGES = 1_000
+"""So many pages in a row may bring nothing that is missing: newer ones than the gap may stand before it."""
 
 
 @attrs.frozen(kw_only=True)
@@ -180,20 +184,25 @@ class Backfill:
     def _fetch(self, kind: str, gap: Missing, wanted: Wanted) -> None:
         """Bring all pages into the backlog; of numbers that are not there yet, several times."""
         for attempt in range(1, self.reach.attempts + 1):
-            address = self.history.first(kind, wanted)
-            for _ in range(_PAGES):
-                page = self._page(kind, wanted, address)
-                self._put(kind, gap, page)
-                if not page.following:
-                    break
-                if page.following == address:
-                    raise HistoryRefusedError("the same page again and again")
-                address = page.following
+            self._pages(kind, gap, wanted)
             with self.lock:
                 if not gap.missing or gap.left is None:  # of numbers that are not listed none is taken twice
                     return
             if attempt < self.reach.attempts:
                 self._rest(self.backoff.wait_s(attempt))
+
+    def _pages(self, kind: str, gap: Missing, wanted: Wanted) -> None:
+        """Bring page after page; HistoryRefusedError where they go round, or on and on."""
+        address, asked, idle = self.history.first(kind, wanted), set[str](), 0
+        while address:
+            if address in asked:
+                raise HistoryRefusedError("the same page again and again")
+            if len(asked) >= _PAGES or idle >= _IDLE_PAGES:
+                raise HistoryRefusedError("pages without an end")
+            asked.add(address)
+            page = self._page(kind, wanted, address)
+            idle = 0 if self._put(kind, gap, page) else idle + 1
+            address = page.following
 
     def _page(self, kind: str, wanted: Wanted, address: str) -> Page:
         for attempt in range(1, self.reach.attempts + 1):
@@ -209,13 +218,14 @@ class Backfill:
                     self._rest(self.backoff.wait_s(attempt, error.wait_s))
         raise HistoryRefusedError("stopped before" if self.stopping.is_set() else str(lost))
 
-    def _put(self, kind: str, gap: Missing, page: Page) -> None:
+    def _put(self, kind: str, gap: Missing, page: Page) -> int:
+        """Put what of a page is missing into the backlog, and return how many records that is."""
         while self.backlog.held_bytes > self.backlog.limit_bytes // 2 and not self.stopping.is_set():
             self.stopping.wait(_TICK_S)
         with self.lock:
             values = self.gaps.fetched(gap, page.values, page.numbers)
             if not values:
-                return
+                return 0
             now_ns = self.now_ns()
             shared = (
                 ("headrace.received_ns", b"%d" % now_ns),
@@ -229,6 +239,7 @@ class Backfill:
             nbytes = sum(map(len, values)) + len(values) * len(key)
             nbytes += sum(len(name) + len(said) for of_one in headers for name, said in of_one)
             self.backlog.put([Chunk(kind, now_ns, [key] * len(values), values, headers, nbytes)])
+            return len(values)
 
     def _rest(self, wait_s: float) -> None:
         until_s = self.clock() + wait_s
