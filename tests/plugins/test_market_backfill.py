@@ -493,6 +493,48 @@ def test_cursors_that_lead_nowhere(follow, monkeypatch: pytest.MonkeyPatch):
         assert "partly: trades: pages without an end" == lost(following)["backfill"].partition(";")[0]
 
 
+@pytest.mark.parametrize(
+    ("limits", "wanted"),
+    [
+        ({"Retry-After": "99999999999"}, "99,999,999,999"),
+        ({"Retry-After": "3601"}, "3,601"),
+        ({"Retry-After": "Sat, 03 Jan 2026 15:00:10 GMT"}, "86,4"),
+        ({"X-RateLimit-Reset": "1767366000000000"}, "1,765,"),  # microseconds
+    ],
+)
+def test_left_alone_for_long(
+    alpaca: AlpacaExchange, follow, caplog: pytest.LogCaptureFixture, limits: dict, wanted: str
+):
+    """
+    A history that wants to be left alone for more than an hour is asked for nothing meanwhile: the gaps say so, and the log.
+    It is asked again behind that hour: it may have been a mistake.
+    """
+    feed = stocks(alpaca, history_address=alpaca.history_address, silence_s=1e9, wanted=("trades", "bars"))
+    following = begun(follow(feed, **(QUIET | {"backfill_reach_s": 60.0})), alpaca)
+    alpaca.faults, alpaca.limits = [429], limits
+    waited(following, lambda: following.store() or following.gaps()[0]["backfill"] is not None)
+    why = f"too many requests; it wants to be left alone for {wanted}"
+    said = following.gaps()[0]["backfill"]
+    assert said.startswith(f"not available: trades: {why}")
+    assert f"; bars: {why}" in said
+    assert 1 == len(alpaca.asked)
+    (warned,) = [r for r in caplog.records if r.getMessage().startswith("history left alone")]
+    assert ("WARNING", 3600.0) == (warned.levelname, warned.fields["again_in_s"])
+
+    def again() -> dict[str, Any]:
+        alpaca.drop()
+        begin = len(following.gaps())
+        waited(following, lambda: len(following.gaps()) > begin)
+        waited(following, lambda: following.store() or following.gaps()[-1]["backfill"] is not None)
+        return following.gaps()[-1]
+
+    assert why in again()["backfill"]
+    assert 1 == len(alpaca.asked)
+    following.clock.pass_s(3600)
+    assert "partly: corrections are not in the history" == again()["backfill"]
+    assert 3 == len(alpaca.asked)
+
+
 # ---- one request ----------------------------------------------------------------------------------------------
 
 
@@ -528,6 +570,16 @@ def test_an_empty_answer(body: bytes):
     [
         (429, {"Retry-After": "7"}, "too many requests", 7.0),
         (429, {"X-RateLimit-Reset": "1767366012"}, "too many requests", 12.0),
+        (429, {"X-RateLimit-Reset": "1767366012000"}, "too many requests", 12.0),
+        (429, {"X-RateLimit-Reset": "12"}, "too many requests", 12.0),
+        (429, {"Retry-After": "Fri, 02 Jan 2026 15:02:00 GMT"}, "too many requests", 120.0),
+        (503, {"Retry-After": "Friday, 02-Jan-26 15:02:00 GMT"}, "HTTP 503", 120.0),
+        (503, {"Retry-After": "Fri Jan  2 15:02:00 2026"}, "HTTP 503", 120.0),
+        (429, {"Retry-After": "Fri, 01 Jan 2021 00:00:00 GMT"}, "too many requests", 0.0),
+        (429, {"Retry-After": "soon", "X-RateLimit-Reset": "1767366012"}, "too many requests", 12.0),
+        (429, {"Retry-After": "Fri, 99 Jan 2021 00:00:00 GMT"}, "too many requests", 60.0),
+        (429, {"Retry-After": "-1", "X-RateLimit-Reset": "1.5"}, "too many requests", 60.0),
+        (429, {"Retry-After": "9" * 400}, "too many requests", float("inf")),
         (429, {}, "too many requests", 60.0),
         (502, {}, "HTTP 502", 0.0),
         ("cut", {}, "not reached: ProtocolError", 0.0),

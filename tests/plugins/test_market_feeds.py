@@ -537,7 +537,15 @@ def test_refused_later(alpaca: AlpacaExchange, follow):
 
 @pytest.mark.parametrize(
     ("status", "headers", "least_s"),
-    [(429, {"Retry-After": "7"}, 7.0), (429, {}, 60.0), (503, {}, 0.0)],
+    [
+        (429, {"Retry-After": "7"}, 7.0),
+        (429, {"Retry-After": "Fri, 02 Jan 2026 15:02:00 GMT"}, 120.0),
+        (429, {"X-RateLimit-Reset": "1767366012000"}, 12.0),
+        (429, {"Retry-After": "soon"}, 60.0),
+        (429, {}, 60.0),
+        (503, {"Retry-After": "7"}, 7.0),
+        (503, {}, 0.0),
+    ],
 )
 def test_asked_to_wait(alpaca: AlpacaExchange, follow, caplog, status: int, headers: dict, least_s: float):
     """An exchange that has too many connections, or is away, is called again after the wait that it asks for; it is logged."""
@@ -550,6 +558,19 @@ def test_asked_to_wait(alpaca: AlpacaExchange, follow, caplog, status: int, head
     assert 1 == alpaca.connections
     assert [least_s + 1.0] == [r.fields["again_in_s"] for r in caplog.records if r.what == "feed lost"]
     following.clock.pass_s(0.001)
+    begun(following, alpaca)
+
+
+@pytest.mark.parametrize("said", ["99999999999", "Sat, 03 Jan 2026 15:00:00 GMT", "9" * 400])
+def test_asked_to_wait_for_long(alpaca: AlpacaExchange, follow, caplog, said: str):
+    """Whoever wants to be left alone for more than an hour is called again after an hour, and the log says what he wanted."""
+    alpaca.refuses, alpaca.answers = [429], {"Retry-After": said}
+    following = follow(stocks(alpaca))
+    following.until(lambda: bool(following.clock.waits))
+    (lost,) = [r.fields for r in caplog.records if r.what == "feed lost"]
+    assert 3601.0 == lost["again_in_s"]
+    assert lost["cause"].startswith("too many connections (HTTP 429); it wants to be left alone for ")
+    following.clock.pass_s(3601)
     begun(following, alpaca)
 
 

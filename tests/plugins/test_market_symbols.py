@@ -53,6 +53,16 @@ def test_list_that_is_to_be_waited_for(alpaca: AlpacaExchange, follow, status: i
     assert 2 == len(alpaca.asked)
 
 
+def test_list_that_is_not_to_be_had_for_long(alpaca: AlpacaExchange, follow):
+    """Whoever wants to be left alone for more than an hour is asked again after an hour."""
+    following = follow(stocks(alpaca, "A*", assets_address=alpaca.history_address))
+    alpaca.faults, alpaca.limits = [429], {"Retry-After": "99999999999"}
+    with pytest.raises(SourceUnavailableError, match=r"it wants to be left alone for 1e\+11 s"):
+        following.poll()
+    following.clock.pass_s(3600)
+    begun(following, alpaca)
+
+
 def test_products_by_pattern(follow):
     """The same of products; the pattern may stand in the URI."""
     with CoinbaseExchange(keeps=True, products=("BTC-USD", "ETH-EUR", "ETH-USD")) as exchange:

@@ -12,7 +12,7 @@ import attrs
 from headrace.errors import ConfigError
 from headrace.logs import event as log_event
 from headrace.plugins.market.backlog import Backlog, Chunk
-from headrace.plugins.market.backoff import Backoff
+from headrace.plugins.market.backoff import MOST_SAID_S, Backoff, left_alone
 from headrace.plugins.market.fetching import Fetcher
 from headrace.plugins.market.gaps import NOT_STORED, Gaps, Missing, moment
 from headrace.plugins.market.history import History, HistoryLostError, HistoryRefusedError, Page, Wanted
@@ -97,6 +97,8 @@ class Backfill:
     stopping: threading.Event
     records: int = attrs.field(default=0, init=False)
     _due: deque[tuple[float, Missing]] = attrs.field(factory=deque, init=False)
+    _left_alone: tuple[float, str] | None = attrs.field(default=None, init=False)
+    """Until when the exchange is not asked for anything, and why."""
 
     def add(self, found: Iterable[Missing]) -> None:
         """Fetch these, too; called with the lock."""
@@ -208,11 +210,19 @@ class Backfill:
         for attempt in range(1, self.reach.attempts + 1):
             if self.stopping.is_set():
                 break
+            if self._left_alone is not None and self.clock() < self._left_alone[0]:
+                raise HistoryRefusedError(self._left_alone[1])
             try:
                 headers, body = self.fetcher.get(address, self.history.headers())
                 return self.history.page(kind, wanted, address, headers, body)
             except HistoryLostError as error:
                 lost = error
+                if error.wait_s > MOST_SAID_S:  # as good as no history, for all gaps; but it may be a mistake
+                    self._left_alone = self.clock() + MOST_SAID_S, left_alone(str(error), error.wait_s)
+                    log_event(
+                        _log, logging.WARNING, "history left alone", cause=self._left_alone[1], again_in_s=MOST_SAID_S
+                    )
+                    continue
                 log_event(_log, logging.DEBUG, "history not had", kind=kind, cause=str(error), attempt=attempt)
                 if attempt < self.reach.attempts:
                     self._rest(self.backoff.wait_s(attempt, error.wait_s))

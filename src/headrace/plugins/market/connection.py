@@ -13,6 +13,7 @@ import attrs
 from websockets.exceptions import ConnectionClosed, InvalidStatus, InvalidURI
 
 from headrace.plugins.market.backlog import Chunk
+from headrace.plugins.market.backoff import MOST_SAID_S, left_alone, said_wait_s
 from headrace.plugins.market.feed import Feed, FeedLostError, FeedRefusedError, Messages
 
 if TYPE_CHECKING:
@@ -215,7 +216,7 @@ def _next(socket: ClientConnection, timeout_s: float) -> bytes | None:
         return None
 
 
-def reason(error: Exception, feed: Feed, *, first: bool, subscribed: bool) -> FeedLostError:
+def reason(error: Exception, feed: Feed, *, first: bool, subscribed: bool, now_ns: int) -> FeedLostError:
     """
     Say why a connection ended, in few words.
 
@@ -228,13 +229,15 @@ def reason(error: Exception, feed: Feed, *, first: bool, subscribed: bool) -> Fe
 
         subscribed: It was of use.
 
+        now_ns: Nanoseconds since the epoch.
+
     Raises:
         FeedRefusedError: Connecting again does not help.
     """
     if isinstance(error, ConnectionClosed):
         return FeedLostError(_closed(error))
     if isinstance(error, InvalidStatus):
-        return _status(error, feed, first=first)
+        return _status(error, feed, first=first, now_ns=now_ns)
     if isinstance(error, InvalidURI):
         wrong = f"{feed.safe_url}: no address of a WebSocket: ws://… or wss://…"
         raise FeedRefusedError(wrong) from None  # its text has the whole address, and so perhaps a key
@@ -248,7 +251,7 @@ def reason(error: Exception, feed: Feed, *, first: bool, subscribed: bool) -> Fe
     return FeedLostError("broken off" if subscribed else f"not reached: {type(error).__name__}")
 
 
-def _status(error: InvalidStatus, feed: Feed, *, first: bool) -> FeedLostError:
+def _status(error: InvalidStatus, feed: Feed, *, first: bool, now_ns: int) -> FeedLostError:
     """What an HTTP status of the handshake means."""
     status, headers = error.response.status_code, error.response.headers
     if status in _FORBIDDEN and (variables := " and ".join(name for name, _ in feed.credentials())):
@@ -262,12 +265,11 @@ def _status(error: InvalidStatus, feed: Feed, *, first: bool) -> FeedLostError:
         ) from error
     if status in _WRONG_PLACE and first:
         raise FeedRefusedError(f"{feed.safe_url}: no WebSocket there (HTTP {status}); check the address") from error
-    if status == _TOO_MANY:
-        after = headers.get("Retry-After", "")
-        return FeedLostError(
-            f"too many connections (HTTP {status})", float(after) if after.isdecimal() else _TOO_MANY_WAIT_S
-        )
-    return FeedLostError(f"HTTP {status}")
+    after, reset = (next(iter(headers.get_all(name)), "") for name in ("Retry-After", "X-RateLimit-Reset"))
+    said_s = said_wait_s(after, reset, now_ns)
+    wait_s = said_s if said_s is not None else _TOO_MANY_WAIT_S if status == _TOO_MANY else 0.0
+    cause = f"too many connections (HTTP {status})" if status == _TOO_MANY else f"HTTP {status}"
+    return FeedLostError(left_alone(cause, wait_s), min(wait_s, MOST_SAID_S))
 
 
 def _closed(error: ConnectionClosed) -> str:

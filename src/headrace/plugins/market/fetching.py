@@ -7,14 +7,13 @@ from collections.abc import Callable, Mapping
 import attrs
 import urllib3
 
+from headrace.plugins.market.backoff import said_wait_s
 from headrace.plugins.market.history import HistoryLostError, HistoryRefusedError
 
 _OK, _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _TOO_MANY = 200, 401, 403, 404, 429
 _TOO_MANY_WAIT_S = 60.0
 _TIMEOUT = urllib3.Timeout(connect=5.0, read=5.0)
 _BY_HAND = urllib3.Retry(0, redirect=False)
-_EPOCH_S = 1_000_000_000
-"""A larger number is a moment, a smaller one an interval: some exchanges send the one, some the other."""
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -78,9 +77,5 @@ class Fetcher:
     def _wait_s(self, headers: Mapping[str, str], unsaid_s: float) -> float:
         """For how long the exchange asks to be left alone; where it does not say, *unsaid_s*."""
         after, reset = headers.get("Retry-After", ""), headers.get("X-RateLimit-Reset", "")
-        if after.isdecimal():
-            return float(after)
-        if reset.isdecimal():
-            said = float(reset)
-            return said if said < _EPOCH_S else max(0.0, said - self.now_ns() / 1e9)
-        return unsaid_s
+        said_s = said_wait_s(after, reset, self.now_ns())
+        return unsaid_s if said_s is None else said_s

@@ -18,7 +18,7 @@ from headrace.logs import marked
 from headrace.metric import Metric
 from headrace.plugins.market.backfill import Reach
 from headrace.plugins.market.backlog import Backlog, Chunk
-from headrace.plugins.market.backoff import Backoff
+from headrace.plugins.market.backoff import MOST_SAID_S, Backoff
 from headrace.plugins.market.connection import Patience
 from headrace.plugins.market.feed import GAPS, OTHER, Feed
 from headrace.plugins.market.fetching import Fetcher
@@ -265,7 +265,7 @@ class FeedSource(Source):
         except HistoryLostError as error:
             wait = f"; it wants to be left alone for {error.wait_s:g} s" if error.wait_s else ""
             why = f"{self.feed.name}: its list of symbols could not be read ({error}){wait}"
-            self._unlisted = self.clock() + error.wait_s, why
+            self._unlisted = self.clock() + min(error.wait_s, MOST_SAID_S), why
             raise SourceUnavailableError(why) from error
 
     def _sayable(self) -> list[Event]:

@@ -191,7 +191,8 @@ class Supervisor:
         except (OSError, EOFError, WebSocketException) as error:
             # not its text: that may hold the address, and so a key
             log_event(_log, logging.DEBUG, "connection failed", feed=self.feed.name, error=type(error).__name__)
-            lost = reason(error, self.feed, first=not self._ever, subscribed=state.subscribed_s is not None)
+            subscribed = state.subscribed_s is not None
+            lost = reason(error, self.feed, first=not self._ever, subscribed=subscribed, now_ns=self.now_ns())
         cause = self._hidden(lost.cause)
         lost = FeedLostError(f"{cause} (behind)" if state.behind else cause, lost.wait_s)
         useful = state.subscribed_s is not None and self.clock() - state.subscribed_s >= self.backoff.steady_s
