@@ -28,10 +28,12 @@ from headrace.pipeline import Pipeline
 from headrace.plugins.lake.local import FileStore
 from headrace.plugins.lake.sink import LakeSink
 from headrace.plugins.market.alpaca_history import AlpacaHistory
+from headrace.plugins.market.backfill import Backfill, Reach
 from headrace.plugins.market.backlog import Backlog, Chunk
+from headrace.plugins.market.backoff import Backoff
 from headrace.plugins.market.coinbase_history import CoinbaseHistory
 from headrace.plugins.market.fetching import Fetcher
-from headrace.plugins.market.gaps import Gaps, Missing
+from headrace.plugins.market.gaps import NOT_STORED, Gaps, Missing
 from headrace.plugins.market.history import HistoryLostError, HistoryRefusedError, Page, Wanted, spliced
 from headrace.plugins.market.source import FeedSource
 from headrace.plugins.market.venues import AlpacaBar, AlpacaQuote, AlpacaTrade, CoinbaseTrade
@@ -359,6 +361,100 @@ def test_what_an_interval_brought_is_dropped(alpaca: AlpacaExchange, follow):
     assert [23000, 21000, 22000, 23000] == [json.loads(r.value)["i"] for r in backfilled(following)]
     assert "partly: what was fetched is not stored; corrections are not in the history" in told
     assert 3 == lost_of(following)["backfilled"]
+
+
+class Idle(threading.Event):
+    """Set as soon as somebody waits for it: whoever has nothing more to do ends."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.set()
+        return True
+
+
+@attrs.define
+class Displaced:
+    """
+    One gap of an interval that is fetched in this thread, in three pages, while the test says when another writer displaces what
+    came of it and is not stored.
+
+    Attributes:
+        page: Called with the lock at each request, with its number.
+
+        settled: The same when it was said what came of it, with how often that was.
+    """
+
+    page: Callable[[Displaced, int], None] = lambda *_: None
+    settled: Callable[[Displaced, int], None] = lambda *_: None
+    asked: int = 0
+    told: list[str | None] = attrs.field(factory=list)
+    gaps: Gaps = attrs.field(factory=lambda: Gaps(feed="f", symbols=("AAPL",), producer="p", run="p"))
+    backlog: Backlog = attrs.field(factory=lambda: Backlog(limit_bytes=1 << 20))
+    backfill: Backfill = attrs.field(init=False)
+
+    def run(self) -> list[str | None]:
+        """Fetch until nothing more is to be fetched; return what the gap's revisions say of that."""
+        self.backfill = Backfill(
+            history=AlpacaHistory("iex", "http://127.0.0.1"),
+            kinds=("trades",),
+            name="p",
+            backlog=self.backlog,
+            gaps=self.gaps,
+            lock=threading.Lock(),
+            tell=self._tell,
+            reach=Reach(after_s=0.0, back_s=0.0),
+            backoff=Backoff(),
+            fetcher=self,
+            clock=lambda: 0.0,
+            now_ns=lambda: 0,
+            stopping=Idle(),
+        )
+        self.gaps.between("of a test", 0, 1)
+        self._tell()
+        self.backfill.run()
+        return self.told
+
+    def drop(self) -> None:
+        self.gaps.dropped()
+        self._put()
+
+    def get(self, address: str, headers: Mapping[str, str]) -> tuple[Mapping[str, str], bytes]:
+        self.asked += 1
+        with self.backfill.lock:
+            self.page(self, self.asked)
+        token = [b'"2"', b'"3"', b"null"][int(address.partition("page_token=")[2] or 1) - 1]
+        return {}, b'{"symbol":"AAPL","trades":[{"i":1}],"next_page_token":%s}' % token
+
+    def _tell(self) -> None:
+        self._put()
+        if self.told[-1]:
+            self.settled(self, len([said for said in self.told if said]))
+
+    def _put(self) -> None:
+        self.backfill.add(self.gaps.fillable)
+        self.gaps.fillable.clear()
+        self.told += [json.loads(value)["backfill"] for _, value, _ in self.gaps.out]
+        self.gaps.out.clear()
+
+
+def test_a_gap_waits_once(monkeypatch: pytest.MonkeyPatch):
+    """What is dropped page after page while it is fetched is fetched once more, all of it, and not once for each page."""
+    monkeypatch.setenv("APCA_API_KEY_ID", "key")
+    monkeypatch.setenv("APCA_API_SECRET_KEY", "secret")
+    dropped = f"not available: {NOT_STORED}"
+    displaced = Displaced(page=lambda it, number: it.drop() if number <= 3 else None)
+    assert [None, dropped, dropped, f"partly: {NOT_STORED}", "done"] == displaced.run()
+    assert (6, 6) == (displaced.asked, len(displaced.backlog))
+
+
+def test_a_gap_that_is_never_stored(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+    """What is displaced each time is fetched six times; then the gap says so for good, and the log."""
+    monkeypatch.setenv("APCA_API_KEY_ID", "key")
+    monkeypatch.setenv("APCA_API_SECRET_KEY", "secret")
+    displaced = Displaced(settled=lambda it, _: it.drop())
+    dropped = f"not available: {NOT_STORED}"
+    assert [None, *["done", dropped] * 6, dropped] == displaced.run()
+    assert 18 == displaced.asked
+    assert 1 == caplog.text.count("gap left")
 
 
 # ---- by time --------------------------------------------------------------------------------------------------

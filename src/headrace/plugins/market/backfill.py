@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 
 import attrs
@@ -39,7 +39,7 @@ class Reach:
 
         back_s: Of a gap whose beginning is not known, so much before its end.
 
-        attempts: A request, or numbers that are not there yet, are tried so often.
+        attempts: A request, numbers that are not there yet, and a gap of which what came is not stored, are tried so often.
     """
 
     after_s: float
@@ -96,33 +96,46 @@ class Backfill:
     now_ns: Callable[[], int]
     stopping: threading.Event
     records: int = attrs.field(default=0, init=False)
-    _due: deque[tuple[float, Missing]] = attrs.field(factory=deque, init=False)
+    _due: OrderedDict[str, tuple[float, Missing]] = attrs.field(factory=OrderedDict, init=False)  # by gap, each once
     _left_alone: tuple[float, str] | None = attrs.field(default=None, init=False)
     """Until when the exchange is not asked for anything, and why."""
 
     def add(self, found: Iterable[Missing]) -> None:
-        """Fetch these, too; called with the lock."""
+        """
+        Fetch these, too; called with the lock.
+
+        One that waits already is not fetched twice for that. One that is being fetched waits once more: what came of it so far
+        may be what was dropped. One of which that was so `Reach.attempts` times is left.
+        """
         for gap in found:
             if gap.from_ns is None and gap.last is None and not self.reach.back_s:
                 continue  # where it begins is not known, and nothing is to be fetched of such a one
-            self._due.append((self.clock() + self.reach.after_s, gap))
+            if gap.dropped < self.reach.attempts:
+                self._due.setdefault(gap.id, (self.clock() + self.reach.after_s, gap))
+            else:
+                self.gaps.settle(gap, f"not available: {NOT_STORED}")
+                log_event(_log, logging.WARNING, "gap left", gap=gap.id, symbol=gap.symbol, attempts=gap.dropped)
         while len(self._due) > _WAITING:
-            _, gap = self._due.popleft()
-            self.gaps.settle(gap, "not available: too many gaps at a time")
+            self.gaps.settle(self._first(), "not available: too many gaps at a time")
 
     def run(self) -> None:
         """Fetch until `stopping`; what was not fetched by then says so."""
         while not self.stopping.is_set():
             with self.lock:
-                gap = self._due.popleft()[1] if self._due and self._due[0][0] <= self.clock() else None
+                due_s = next(iter(self._due.values()))[0] if self._due else None
+                gap = None if due_s is None or due_s > self.clock() else self._first()
             if gap is None:
                 self.stopping.wait(_TICK_S)
             else:
                 self._filled(gap)
         with self.lock:
             while self._due:
-                self.gaps.settle(self._due.popleft()[1], "not available: stopped before")
+                self.gaps.settle(self._first(), "not available: stopped before")
             self.tell()
+
+    def _first(self) -> Missing:
+        """Take the gap that waits for the longest time."""
+        return self._due.popitem(last=False)[1][1]
 
     # ---- one gap ------------------------------------------------------------------------------------------
 
