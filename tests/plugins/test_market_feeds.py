@@ -468,12 +468,12 @@ def ended(following: Following, message: str) -> str:
     ids=["message", "status", "address"],
 )
 def test_refused(alpaca: AlpacaExchange, follow, prepare: Callable, feed: Callable, message: str):
-    """Who is refused for good is told so, with what to do, and does not call again."""
+    """Who is refused for good is told so, with what to do, and does not call again; the gap that lasts says so, too."""
     prepare(alpaca)
     following = follow(feed(alpaca))
     assert "secret" not in ended(following, message)
     assert 1 == alpaca.connections
-    assert ["started"] == [g["cause"] for g in following.gaps()]
+    assert [("started, then refused", None)] == [(g["cause"], g["to"]) for g in following.gaps()]
 
 
 @pytest.mark.parametrize("status", [401, 403])
@@ -531,7 +531,7 @@ def test_refused_later(alpaca: AlpacaExchange, follow):
     following.store()
     with pytest.raises(ConfigError, match="402"):
         following.poll()
-    assert "broken off" == following.gaps()[-1]["cause"]
+    assert "broken off, then refused" == following.gaps()[-1]["cause"]
     assert following.open_gaps()
 
 
@@ -859,6 +859,21 @@ def test_end(alpaca: AlpacaExchange, follow):
     assert 500 == len(following.values("trades"))
     assert [("stopped", None)] == [(g["cause"], g["to"]) for g in following.gaps() if g["cause"] != "started"]
     assert () == tuple(following.source.finish())
+
+
+def test_end_in_a_gap(coinbase: CoinbaseExchange, follow):
+    """A gap that lasts when the run is stopped says so, a symbol that was complete until then has one of its own."""
+    following = begun(follow(products(coinbase, "BTC-USD", "ETH-USD"), backfill=False), coinbase)
+    coinbase.refuses = [503] * 9
+    coinbase.drop()
+    following.until(lambda: bool(following.clock.waits))
+    gaps = following.source._supervisor.gaps
+    gaps.end(following.clock.ns(), ["ETH-USD"])
+    gaps._be_unsure(gaps._open["BTC-USD"])  # a number of it came late, on a connection that was not complete yet
+    following.finish()
+    assert [("BTC-USD", "broken off, then stopped"), ("ETH-USD", "stopped")] == [
+        (g["symbol"], g["cause"]) for g in following.gaps() if g["to"] is None
+    ]
 
 
 @pytest.mark.parametrize("at", [500, 1])

@@ -95,10 +95,10 @@ class Supervisor:
                 failures = 1 if useful else failures + 1
                 if not self._stopping.is_set():
                     self._rest(lost, failures)
-            self._begin_gap("stopped")
+            self._leave("stopped")
         except BaseException as error:  # noqa: BLE001 - whoever polls raises it
             cause = "refused" if isinstance(error, ConfigError) else "failed"
-            self._begin_gap(cause)
+            self._leave(cause)
             self._silent = _AT_ONCE, cause
             refused = isinstance(error, FeedRefusedError) and self._hidden(str(error)) != str(error)
             self.error = FeedRefusedError(self._hidden(str(error))) if refused else error
@@ -299,6 +299,13 @@ class Supervisor:
             if self._gap_from_ns is None:
                 self._gap_from_ns = self._heard_ns or self.now_ns()
             self._put_gaps()
+
+    def _leave(self, cause: str) -> None:
+        """The run ends: what is missing from now on, and what was already, nobody waits for."""
+        with self._lock:
+            self.gaps.leave(cause, self._heard_ns)
+            self._put_gaps()
+            self._put_gaps(behind=True)  # nothing comes any more that could be before them
 
     def _put_gaps(self, *, behind: bool = False) -> None:
         if self._backfill is not None:
