@@ -190,7 +190,7 @@ def follow(chain: Chain, number: int, hint: int | None = None, _: int | None = N
     """Follow the chain object by object from a hint that is confirmed, else from 0."""
     found, position = None, hint or 0
     while (there := next(chain.objects(number, position), None)) is not None:
-        segment = chain._segment(number, there)
+        segment = chain.segment(number, there)
         if segment is None or segment.start != position:
             break
         found, position = segment, segment.end

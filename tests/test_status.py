@@ -6,6 +6,7 @@ import io
 import json
 import re
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from headrace.pipeline import Pipeline
 from headrace.plugins.duckdb.loader import DuckDBLoader
 from headrace.plugins.lake.local import FileStore
 from headrace.plugins.lake.sink import LakeSink
+from headrace.status.gaps import GapRecords
 from headrace.status.look import Look
 from headrace.status.result import Status
 from headrace.testing.log import MemoryLog
@@ -62,9 +64,9 @@ class World:
     def say(self, n: int, value: bytes | None = None) -> None:
         self.log.produce(value or b'{"n":%d}' % n, partition=n % 2, timestamp_ms=int(NOW_S * 1000) - 60_000 + n)
 
-    def write(self, log: MemoryLog) -> None:
+    def write(self, log: MemoryLog, records: int = 10) -> None:
         sink, source = LakeSink(store=self.store()), MemorySource(log=log, hints={}, idle=lambda _: None)
-        Pipeline(source=source, sink=sink, until_end=True, flush=FlushPolicy(records=10)).run()
+        Pipeline(source=source, sink=sink, until_end=True, flush=FlushPolicy(records=records)).run()
 
     def store(self) -> FileStore:
         return FileStore(root=self.folder / "lake")
@@ -201,6 +203,10 @@ def told(identity: str, cause: str, to: str | None, revision: int, producer: str
 ENDED = "2023-11-14T22:11:00.000000000Z"
 
 
+def begun(run: str, producer: str = "") -> list[tuple]:
+    return [(f"{run}-1", "started", to, n, producer) for n, to in enumerate((None, ENDED), 1)]
+
+
 @pytest.mark.parametrize(
     ("records", "expected"),
     [
@@ -214,10 +220,17 @@ ENDED = "2023-11-14T22:11:00.000000000Z"
         # killed, and begun again
         ([("p.r1-1", "lost", None, 1, "p"), ("p.r2-1", "started", ENDED, 2, "p")], []),
         ([("p.r1-1", "stopped", None, 1, "p"), ("p.r2-1", "started", None, 1, "p")], ["started"]),
-        # without a name: ended, and begun again; two at a time
-        ([("r1-1", "stopped", None, 1), ("r2-1", "started", ENDED, 2)], []),
-        ([("r1-1", "started", ENDED, 2), ("r2-1", "started", ENDED, 2), ("r1-2", "stopped", None, 1)], ["stopped"]),
-        ([("r1-1", "lost", None, 1), ("r2-1", "started", ENDED, 2)], ["lost"]),
+        # another one with a name is no other run of it
+        ([("p.r1-1", "lost, then refused", None, 2, "p"), *begun("q.r1", "q")], ["lost, then refused"]),
+        # without a name: ended, and begun again; also when it has a name since then
+        ([("r1-1", "stopped", None, 1), *begun("r2")], []),
+        ([("r1-1", "started, then refused", None, 2), *begun("r2")], []),
+        ([("r1-1", "lost, then failed", None, 2), *begun("p.r2", "p")], []),
+        ([("r1-1", "stopped", None, 1), *begun("r2"), ("r2-2", "lost", None, 1)], ["lost"]),
+        # two at a time: what it says behind the other one's beginning shows that it was not killed before
+        ([*begun("r1"), *begun("r2"), ("r1-2", "stopped", None, 1)], ["stopped"]),
+        ([("r1-1", "lost", ENDED, 2), ("r1-2", "lost", None, 1), *begun("r2"), ("r1-1", "lost", ENDED, 3)], ["lost"]),
+        ([*begun("r2"), ("r1-2", "lost", None, 1), ("r2-1", "started", ENDED, 3)], ["lost"]),
     ],
 )
 def test_gaps_that_last(world: World, records: list[tuple], expected: list[str]):
@@ -225,8 +238,100 @@ def test_gaps_that_last(world: World, records: list[tuple], expected: list[str])
     for record in records:
         world.gaps.produce(told(*record))
         world.write(world.gaps)
-    gaps, _ = world.look()().streams
-    assert expected == [gap.cause for gap in gaps.gaps or ()]
+    found = world.look()()
+    assert expected == [gap.cause for gap in found.streams[0].gaps or ()]
+    assert ["wrong"] * len(expected) == [p.level for p in found.problems]
+
+
+@pytest.mark.parametrize(
+    ("cause", "advice"),
+    [
+        ("lost", "look in the producer's log for `feed lost`: while it runs"),
+        ("lost, then stopped", "its producer was ended: start"),
+        ("refused", "its producer ended with code 2: mend"),
+        ("started, then failed", "its producer ended with an error"),
+        ("closed (1012: stop, then stopped)", "look in the producer's log for `feed lost`: while it runs"),
+    ],
+)
+def test_what_to_do_about_a_gap(world: World, cause: str, advice: str):
+    """Who has ended does not connect again by itself, and the advice is another one."""
+    world.gaps.produce(told("r1-1", cause, None, 1))
+    world.write(world.gaps)
+    (problem,) = world.look()().problems
+    assert f"alpaca is not heard since 2023-11-14T22:10:00.000000000Z ({cause}): AAPL" == problem.what
+    assert problem.advice.startswith(advice)
+
+
+@pytest.mark.parametrize("producer", ["", "p"])
+def test_killed_or_down(world: World, producer: str):
+    """Whether one without a name was killed in a gap, or still runs beside the one that began later, is asked, and no alarm."""
+    for record in (("r1-1", "lost", None, 1), *begun("p.r2" if producer else "r2", producer)):
+        world.gaps.produce(told(*record))
+    world.write(world.gaps)
+    found = world.look()()
+    (problem,) = found.problems
+    assert ("look", "feed", 0, []) == (problem.level, problem.where, found.exit_code, list(found.streams[0].gaps))
+    assert (
+        "alpaca: a producer without a name told no end of what it did not hear since 2023-11-14T22:10:00.000000000Z (lost),"
+        " and another one began: AAPL" == problem.what
+    )
+    assert "producer=NAME" in problem.advice
+
+
+def flapping(world: World, times: int) -> None:
+    """One producer is down, and the gap records of its standby go by, an object each."""
+    for n, record in enumerate(
+        [("a.r1-1", "down", None, 1, "a")]
+        + [(f"b.r1-{n}", "lost", to, i, "b") for n in range(times // 2) for i, to in enumerate((None, ENDED), 1)]
+    ):
+        world.gaps.produce(told(*record), timestamp_ms=1_700_000_000_000 + 1000 * n)
+    world.write(world.gaps, records=1)
+    assert times + 2 == len(list((world.folder / "lake" / "alpaca.gaps" / "partition=0").iterdir()))
+
+
+def test_gap_records_that_go_by(world: World):
+    """However many of its standby's objects lie behind it, a producer that is down is told; a later look reads what is new."""
+    flapping(world, 60)
+    look = world.look()
+    first, second = look(), look()
+    for found in (first, second):
+        assert (["down"], None) == ([gap.cause for gap in found.streams[0].gaps], found.streams[0].gaps_from_ms)
+        assert "not looked at" not in drawn(found)
+    assert first.requests - second.requests >= 2 * 61
+    world.gaps.produce(told("a.r1-1", "down", ENDED, 2, "a"))
+    world.write(world.gaps)
+    assert [] == look().streams[0].gaps
+
+
+@pytest.mark.parametrize(
+    ("bound", "read"), [({"most_segments": 20}, 20), ({"most_bytes": 1}, 1), ({"most_s": 0.0}, 64)], ids=str
+)
+def test_gap_records_that_are_not_looked_at(world: World, bound: dict[str, float], read: int):
+    """Where more gap records are there than are read, a look says from when on they were, on the screen and in the document."""
+    flapping(world, 70)
+    chain = Chain.open(world.store(), "alpaca.gaps")
+    found = GapRecords(**bound).read(chain, {0: chain.newest(0).end})
+    from_ms = 1_700_000_000_000 + 1000 * (71 - read)
+    assert ([], [], from_ms) == (found.gaps, found.doubtful, found.from_ms)
+    look = world.look()
+    look._gaps[chain.dataset.id] = GapRecords(**bound)
+    for status in (look(), look()):
+        (stream, _) = status.document()["streams"]
+        assert from_ms == stream["gaps_from_ms"]
+        text = f"gaps before {datetime.fromtimestamp(from_ms / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC were not looked at: alpaca.gaps"
+        assert text in " ".join(drawn(status).split())
+
+
+def test_gap_records_that_cannot_be_read(world: World, tmp_path: Path):
+    """What the gaps are is not known then, and the rest is shown."""
+    world.gaps.produce(told("a.r1-1", "down", None, 1, "a"))
+    world.write(world.gaps)
+    first = min((tmp_path / "lake" / "alpaca.gaps" / "partition=0").iterdir())
+    first.write_bytes(b"x" + first.read_bytes()[1:])
+    look = world.look()
+    found = look()
+    assert [("unknown", "feed")] == [(p.level, p.where) for p in found.problems]
+    assert (None, 20) == (found.streams[0].gaps, found.streams[1].partitions[0].silver_end)
 
 
 def test_retention_and_another_log(world: World):
@@ -308,7 +413,7 @@ def test_document(world: World, capsys):
     found = json.loads(capsys.readouterr().out)
     assert (0, 0) == (code, found["exit_code"])
     assert SCHEMA == set(found)
-    assert {"stream", "epoch", "dataset", "partitions", "gaps"} == set(found["streams"][1])
+    assert {"stream", "epoch", "dataset", "partitions", "gaps", "gaps_from_ms"} == set(found["streams"][1])
     assert {
         "number", "log_low", "log_end", "bronze_end", "bronze_record_ms", "bronze_put_s", "bronze_start", "bronze_lag",
         "silver_end", "silver_record_ms", "silver_lag", "waiting_s",

@@ -108,7 +108,7 @@ class Chain:
             last = self._last_key(number, hint, high)
             if last is None:
                 return None
-            segment = self._segment(number, last)
+            segment = self.segment(number, last)
             if segment is not None:
                 return segment
             hint, key = None, last.key  # gone between the LIST and the read: look again
@@ -181,7 +181,7 @@ class Chain:
                 break
             else:
                 high = middle
-        return None if best is None else self._segment(number, best)
+        return None if best is None else self.segment(number, best)
 
     # ---- along a chain: a loader's and an auditor's way ---------------------------------------------------
 
@@ -210,7 +210,7 @@ class Chain:
                     f"{self.store.place}/{item.key} ({self._at(number)}): starts at {start}, inside the segment before it,"
                     f" which ends at {position}; keep the one that readers relied on and move the other away"
                 )
-            segment = self._segment(number, item)
+            segment = self.segment(number, item)
             if segment is None:
                 self._missing(number, position, None)
             else:
@@ -253,7 +253,7 @@ class Chain:
     def from_start(self, number: int, position: int = 0) -> Iterator[Segment]:
         """Yield the segments that start at or after *position*, whatever lies between them: for looking, not for loading."""
         for item in self.objects(number, position):
-            segment = self._segment(number, item)
+            segment = self.segment(number, item)
             if segment is not None:
                 yield segment
 
@@ -326,8 +326,13 @@ class Chain:
 
     # ---- one object ---------------------------------------------------------------------------------------
 
-    def _segment(self, number: int, item: StoredObject) -> Segment | None:
-        """Read an object's trailer and hold it against its key and the pin (B8); None where it is gone."""
+    def segment(self, number: int, item: StoredObject) -> Segment | None:
+        """
+        Read an object's trailer and hold it against its key and the pin (B8); None where it is gone.
+
+        Raises:
+            CorruptSegmentError: It is not what its key says.
+        """
         seal = self._seal(item)
         if seal is None:
             return None

@@ -32,6 +32,7 @@ from headrace.records import Extent, Identity, Partition, Position
 from headrace.registry import Registry
 from headrace.rows import Rejected, row
 from headrace.sink import Sink
+from headrace.status.look import Look
 from headrace.testing.servers.exchange import (
     AlpacaExchange,
     CoinbaseExchange,
@@ -254,6 +255,24 @@ def test_feed_into_a_lake(exchange: CoinbaseExchange, tmp_path: Path):
     assert ["started", "stopped", "started", "stopped"] == [g["cause"] for g in gaps.values()]
     assert {"p"} == {gap["producer"] for gap in gaps.values()}  # and no id is used twice
     assert [False, True, False, True] == [gap["from"] is not None for gap in gaps.values()]
+
+
+def test_refused_and_run_again(exchange: CoinbaseExchange, tmp_path: Path):
+    """A run that was refused is told by `headrace status`, until another one brings the feed: neither has a name."""
+    store = FileStore(root=tmp_path)
+    exchange.refuses = [401]
+    refused = Running(Pipeline(source=coins(exchange), sink=LakeSink(store=store))).begin()
+    refused.thread.join(20)
+    assert isinstance(refused.stop(), ConfigError)
+    (problem,) = Look(store=store)().problems
+    assert "coinbase is not heard since its producer began (started, then refused): BTC-USD" == problem.what
+    running = Running(
+        Pipeline(source=coins(exchange), sink=LakeSink(store=store), flush=FlushPolicy(age_s=0.05))
+    ).begin()
+    until(lambda: len(lines(tmp_path, "coinbase.gaps")) == 4)  # open and ended
+    found = Look(store=store)()
+    assert ([], 0) == (list(found.problems), found.exit_code)
+    assert running.stop() is None
 
 
 def as_of_a_log(holding: Holding, found: Position, **_: bool) -> str:

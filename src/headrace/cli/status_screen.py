@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
@@ -76,6 +77,8 @@ class Screen:
         if status.problems:
             told = [(p.level, p.where, p.what, p.advice) for p in status.problems]
             self._output.table("", ("level", "where", "problem", "what to do"), told)
+        for text in _not_looked_at(status):
+            self._output.line(text)
         self._output.line(_verdict(status)[0])
 
 
@@ -84,6 +87,14 @@ def _verdict(status: Status) -> tuple[str, str]:
     levels: Counter[str] = Counter(problem.level for problem in status.problems)
     parts = [f"{levels[word]} {word}" for word in _STYLES if levels[word]]
     return (", ".join([*filter(None, [text]), *parts]), style)
+
+
+def _not_looked_at(status: Status) -> Iterator[str]:
+    """Of which gap records nothing is known: there were too many behind them."""
+    for stream in status.streams:
+        if stream.gaps_from_ms is not None:
+            at = datetime.fromtimestamp(stream.gaps_from_ms / 1000, UTC)
+            yield f"gaps before {at:%Y-%m-%d %H:%M:%S} UTC were not looked at: {stream.stream}"
 
 
 def _drawn(status: Status, before: Status | None) -> RenderableType:
@@ -103,6 +114,7 @@ def _drawn(status: Status, before: Status | None) -> RenderableType:
     if any(stream.gaps is not None for stream in status.streams):
         lasting = sum(len(stream.gaps or ()) for stream in status.streams)
         parts.append(Text(f"feed gaps that last: {lasting}", style="red" if lasting else "dim"))
+        parts += (Text(plain(text), style="yellow") for text in _not_looked_at(status))
     for problem in status.problems:
         parts.append(Text.assemble((f"{problem.where}: ", _STYLES[problem.level]), plain(problem.what)))
         parts.append(Text(f"  -> {plain(problem.advice)}", style="bold"))

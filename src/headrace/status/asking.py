@@ -1,26 +1,22 @@
-"""Asks log, lake and warehouse how far they are. Nothing is written, no group is joined, no record of a stream is read."""
+"""Asks log, lake and warehouse how far they are. Nothing is written, no group is joined, no record is read."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import attrs
-import msgspec
 
 from headrace.chain import Chain
 from headrace.errors import DataError, HeadraceError
 from headrace.loader import Line, Loader
 from headrace.records import Extent, Partition
 from headrace.segment import Segment
-from headrace.status.result import OpenGap, PartitionStatus
+from headrace.status.result import PartitionStatus
 from headrace.store import Page, Store
 
 _AT_ONCE = 8
-_GAP_SEGMENTS = 20
-_GAP_BYTES = 4 << 20
-"""Of a stream of gap records so much of its end is read. Behind what lasts stands what came of gaps before it, a record each."""
 
 
 class CountedStore(Store):
@@ -147,65 +143,3 @@ def _silver(chain: Chain, number: int, loaded: int, newest: Segment | None) -> d
         "silver_record_ms": None if last is None else last.trailer.max_ms,
         "waiting_s": None if waiting is None else waiting.modified_s,
     }
-
-
-def open_gaps(chain: Chain) -> list[OpenGap]:
-    """
-    Read the end of a stream of gap records, and say which last: of each gap its newest revision counts.
-
-    What a producer's run left open is over when the same producer runs again; that a producer without a name was ended, when
-    another one without a name has begun.
-
-    Raises:
-        HeadraceError: It could not be read.
-    """
-    newest: dict[str, tuple[int, dict[str, Any]]] = {}
-    runs: dict[tuple[str, str, str], str] = {}
-    begun: dict[tuple[str, str], tuple[int, str]] = {}
-    values = (value for number in chain.partitions() for value in _tail(chain, number))
-    for at, value in enumerate(values):
-        told = _gap(value)
-        if told is None:
-            continue
-        if (known := newest.get(told["id"])) is None or _revision(told) >= _revision(known[1]):
-            newest[told["id"]] = at, told
-        runs[told["feed"], told["producer"], told["symbol"]] = _run(told)
-        if told.get("cause") == "started" and told["producer"] == _run(told):
-            begun[told["feed"], told["symbol"]] = at, _run(told)
-    lasting = []
-    for at, told in newest.values():
-        run, (later, other) = _run(told), begun.get((told["feed"], told["symbol"]), (-1, ""))
-        replaced = told.get("cause") == "stopped" and told["producer"] == run != other and later > at
-        if told.get("to") is None and run == runs[told["feed"], told["producer"], told["symbol"]] and not replaced:
-            lasting.append(OpenGap(told["feed"], told["symbol"], told.get("from"), str(told.get("cause"))))
-    return sorted(lasting, key=lambda gap: (gap.feed, gap.symbol))
-
-
-def _run(told: Mapping[str, Any]) -> str:
-    run: str = told["id"].rpartition("-")[0]
-    return run
-
-
-def _revision(told: Mapping[str, Any]) -> int:
-    found = told.get("revision")
-    return found if isinstance(found, int) else 0
-
-
-def _tail(chain: Chain, number: int) -> Iterable[bytes | None]:
-    segments: list[Segment] = []
-    segment = chain.newest(number)
-    while segment is not None and len(segments) < _GAP_SEGMENTS and sum(s.size for s in segments) < _GAP_BYTES:
-        segments.insert(0, segment)
-        segment = chain.covering(number, segment.start - 1) if segment.start else None
-    for each in segments:
-        for batch in chain.batches(each):
-            yield from batch.values
-
-
-def _gap(value: bytes | None) -> dict[str, Any] | None:
-    try:
-        told = msgspec.json.decode(value or b"")
-    except msgspec.DecodeError:
-        return None
-    named = isinstance(told, dict) and all(isinstance(told.get(n), str) for n in ("id", "feed", "producer", "symbol"))
-    return told if named else None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import dropwhile
 
 from headrace.errors import HeadraceError
 from headrace.status.asking import Asked
+from headrace.status.gaps import Lasting
 from headrace.status.result import OpenGap, PartitionStatus, Problem
 from headrace.units import counted, format_seconds
 
@@ -139,21 +140,42 @@ def _time(seconds: float) -> str:
     return format_seconds(round(seconds))
 
 
-def of_gaps(gaps: Sequence[OpenGap]) -> Iterator[Problem]:
-    """Judge the gaps that last: one problem a feed and cause."""
+_AFTER = {
+    "": "look in the producer's log for `feed lost`: while it runs it connects again by itself; was it killed, start it again",
+    "stopped": "its producer was ended: start `headrace stream` of the feed again",
+    "refused": "its producer ended with code 2: mend what its log says, then start `headrace stream` of the feed again",
+    "failed": "its producer ended with an error: look in its log, and start `headrace stream` of the feed again",
+}
+
+
+def of_gaps(found: Lasting) -> Iterator[Problem]:
+    """Judge the gaps that last, and those that may: one problem a feed and cause."""
+    for (feed, cause), gaps in _alike(found.gaps):
+        text = f"{feed} is not heard since {_since(gaps)} ({cause}): {_symbols(gaps)}"
+        yield Problem("wrong", "feed", text, _AFTER[gaps[0].end])
+    for (feed, cause), gaps in _alike(found.doubtful):
+        yield Problem(
+            "look",
+            "feed",
+            f"{feed}: a producer without a name told no end of what it did not hear since {_since(gaps)} ({cause}), and another"
+            f" one began: {_symbols(gaps)}",
+            "was it killed, nothing; if it still runs, look in its log for `feed lost`. With producer=NAME they are told apart",
+        )
+
+
+def _alike(gaps: Sequence[OpenGap]) -> Iterable[tuple[tuple[str, str], list[OpenGap]]]:
     alike: dict[tuple[str, str], list[OpenGap]] = {}
     for gap in gaps:
         alike.setdefault((gap.feed, gap.cause), []).append(gap)
-    for (feed, cause), found in alike.items():
-        symbols = ", ".join(gap.symbol for gap in found[:5]) + (", …" if len(found) > 5 else "")
-        since = min((gap.since for gap in found if gap.since), default=None)
-        text = f"{feed} is not heard since {since or 'its producer began'} ({cause}): {symbols}"
-        if cause == "stopped":
-            yield Problem("wrong", "feed", text, "its producer was ended: start `headrace stream` of the feed again")
-        else:
-            yield Problem(
-                "wrong", "feed", text, "look in the producer's log for `feed lost`; it connects again by itself"
-            )
+    return alike.items()
+
+
+def _symbols(gaps: Sequence[OpenGap]) -> str:
+    return ", ".join(gap.symbol for gap in gaps[:5]) + (", …" if len(gaps) > 5 else "")
+
+
+def _since(gaps: Sequence[OpenGap]) -> str:
+    return min((gap.since for gap in gaps if gap.since), default="its producer began")
 
 
 def of_quarantine(records: int, warehouse: str) -> Iterator[Problem]:

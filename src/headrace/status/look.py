@@ -13,8 +13,9 @@ from headrace.errors import ConfigError, HeadraceError
 from headrace.loader import Loader, Selection
 from headrace.records import Extent, Partition
 from headrace.source import Source
-from headrace.status.asking import CountedStore, ask, made_from, open_gaps
+from headrace.status.asking import Asked, CountedStore, ask, made_from
 from headrace.status.audited import of_audit
+from headrace.status.gaps import GapRecords, Lasting
 from headrace.status.judging import of_chain, of_gaps, of_quarantine, silent
 from headrace.status.result import PartitionStatus, Problem, Status, StreamStatus
 from headrace.store import Store
@@ -29,8 +30,9 @@ class Look:
     Looks at log, lake and warehouse as often as it is called. What does not answer is a problem, and no error.
 
     A look asks the lake for two requests a stream, one LIST for its partitions and one for each, and for each partition two that
-    find its end where it was looked at before, about eleven where not; where the table is behind a few more. Where a partition
-    seems to stand still the log is asked for its next record: a transaction's marker is none.
+    find its end where it was looked at before, about eleven where not; where the table is behind a few more. Of gap records
+    those are read that are new since the last look, at the first as far back as `GapRecords` may: two for each segment. Where a
+    partition seems to stand still the log is asked for its next record: a transaction's marker is none.
 
     Attributes:
         store: The lake's.
@@ -66,6 +68,8 @@ class Look:
     clock: Callable[[], float] = time.time
     _begun: dict[str, dict[int, int]] = attrs.field(factory=dict, init=False)
     """By dataset and partition where the last segment started."""
+    _gaps: dict[str, GapRecords] = attrs.field(factory=dict, init=False)
+    """By dataset of gap records."""
     _bare: set[tuple[Partition, int, int]] = attrs.field(factory=set, init=False)
     """Ranges of the log in which there is no record, and never will be."""
 
@@ -165,11 +169,20 @@ class Look:
             self.uris,
             lambda p: self._has_record(Partition(pin.stream, p.number), p),
         )
-        lasting = None
-        if gaps:
-            lasting = open_gaps(chain)
-            problems += of_gaps(lasting)
-        return StreamStatus(pin.stream, pin.epoch, pin.id, asked.partitions, lasting)
+        lasting = self._lasting(chain, asked, problems) if gaps else None
+        if lasting is None:
+            return StreamStatus(pin.stream, pin.epoch, pin.id, asked.partitions)
+        return StreamStatus(pin.stream, pin.epoch, pin.id, asked.partitions, lasting.gaps, lasting.from_ms)
+
+    def _lasting(self, chain: Chain, asked: Asked, problems: list[Problem]) -> Lasting | None:
+        ends = {p.number: p.bronze_end for p in asked.partitions if p.bronze_end is not None}
+        try:
+            found = self._gaps.setdefault(chain.dataset.id, GapRecords()).read(chain, ends)
+        except HeadraceError as error:
+            problems.append(silent("feed", error, self.uris[0]))
+            return None
+        problems += of_gaps(found)
+        return found
 
     def _has_record(self, partition: Partition, status: PartitionStatus) -> bool:
         """Whether the log has a record behind the lake's end; where it cannot say there is one."""

@@ -8,6 +8,7 @@ from typing import Literal
 import attrs
 
 Level = Literal["wrong", "unknown", "look"]
+_ENDS: tuple[Literal["stopped", "refused", "failed"], ...] = ("stopped", "refused", "failed")
 VERSION = 1
 """Of the document: fields are added without a new one, none is taken away or means something else."""
 
@@ -104,6 +105,12 @@ class OpenGap:
     since: str | None
     cause: str
 
+    @property
+    def end(self) -> Literal["", "stopped", "refused", "failed"]:
+        """How the run ended that has told it; "" where it has not said that it did."""
+        last = self.cause.rpartition(", then ")[2]
+        return next((end for end in _ENDS if end == last), "")
+
 
 @attrs.frozen
 class StreamStatus:
@@ -120,6 +127,8 @@ class StreamStatus:
         partitions: Ascending.
 
         gaps: Of a stream of gap records those that last; None of all others.
+
+        gaps_from_ms: The time of the first gap record that was looked at, milliseconds since the Unix epoch; None: all were.
     """
 
     stream: str
@@ -127,6 +136,7 @@ class StreamStatus:
     dataset: str
     partitions: Sequence[PartitionStatus]
     gaps: Sequence[OpenGap] | None = None
+    gaps_from_ms: int | None = None
 
     def total(self, name: str) -> int | None:
         """Sum a number over the partitions that have it; None where none has."""
