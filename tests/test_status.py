@@ -447,6 +447,18 @@ def test_a_log_without_a_group(world: World, capsys):
     assert ["log"] == [p["where"] for p in json.loads(capsys.readouterr().out)["problems"]]
 
 
+@pytest.mark.parametrize("command", ["status", "audit"])
+def test_a_live_feed_is_no_log(world: World, tmp_path: Path, capsys, command: str):
+    """A feed's offsets are its own and have no end: it is refused where a log is asked for, and no number is made of it."""
+    pytest.importorskip("websockets")
+    words = [f"file://{world.folder}/lake", "--stream", "trades", "--source", "coinbase://BTC-USD?producer=a", "--json"]
+    assert 2 == run(["--metrics-file", str(tmp_path / "ended.prom"), command, *words])
+    error = capsys.readouterr().err
+    assert "found the source coinbase://BTC-USD?producer=a, a live feed, expected the log that it is kept in" in error
+    if command == "audit":
+        assert "headrace_audit" not in (tmp_path / "ended.prom").read_text()
+
+
 def test_watch_redraws(world: World):
     """With --watch a terminal is drawn anew in its place; without one nothing is drawn."""
     screen = Screen(Output(as_json=False))

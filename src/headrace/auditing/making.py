@@ -79,12 +79,16 @@ def looked_at(registry: Registry, source: str) -> Source:
         source: Its URI.
 
     Raises:
-        ConfigError: The URI is wrong.
+        ConfigError: The URI is wrong, or a live feed's: there is no log of it to look at.
     """
     uri = URI.parse(source)
     if uri.scheme == "kafka" and "group" not in uri.settings:
         uri = attrs.evolve(uri, settings={**uri.settings, "group": _NO_GROUP})
-    return registry.source(uri)
+    made = registry.source(uri)
+    if not made.rereadable:
+        made.close()
+        raise ConfigError(f"found the source {redacted(source)}, a live feed, expected the log that it is kept in")
+    return made
 
 
 def _newest_first(given: type | Sequence[type] | None) -> Sequence[type]:
@@ -142,7 +146,8 @@ def audit(
         gaps: The stream with a feed's gap records.
 
     Raises:
-        ConfigError: A URI is wrong, the lake has several streams and none is named, or two contracts are of one version.
+        ConfigError: A URI is wrong, the source is a live feed, the lake has several streams and none is named, or two contracts
+            are of one version.
     """
     with ExitStack() as stack:
         try:

@@ -14,7 +14,6 @@ from headrace.cli.lake import open_store
 from headrace.cli.options import AsJson, Epoch, Lake, LogFormat, LogLevel, StreamName, begin, some_seconds
 from headrace.cli.signals import stopping
 from headrace.cli.status_screen import Screen
-from headrace.errors import ConfigError
 from headrace.logs import redacted
 from headrace.registry import Registry
 from headrace.status.look import Look
@@ -88,8 +87,6 @@ def status(
         audit=audit,
         uris=(store.place, _shown(warehouse), _shown(source)),
     )
-    if look.source is not None and not look.source.rereadable:
-        raise ConfigError(f"found --source {_shown(source)}, a live feed, expected the log that it is kept in")
     screen = Screen(output)
     try:
         if not watch:
