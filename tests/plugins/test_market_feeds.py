@@ -16,6 +16,7 @@ from market_following import Clock, Following, begun, products, stocks, until
 from headrace.errors import ConfigError
 from headrace.plugins.market.alpaca import Alpaca
 from headrace.plugins.market.backlog import Backlog, Chunk
+from headrace.plugins.market.feed import FeedLostError
 from headrace.plugins.market.gaps import Gaps
 from headrace.plugins.market.json_feed import JsonFeed
 from headrace.records import Partition, Start
@@ -158,6 +159,84 @@ def test_poison_is_kept(alpaca: AlpacaExchange, coinbase: CoinbaseExchange, plai
         following.until(lambda f=following: f.values("other")[-1:] == [b'{"end":1}'])
         assert [m for frame in POISON for m in ARRAYS.get(frame, [frame])] == following.values("other")[:-1]
         assert 1 == exchange.connections
+
+
+TRADE, NEWS = b'{"s":"A","n":1}', b'{"k":"n"}'
+
+
+@pytest.mark.parametrize(
+    ("frame", "trades", "other"),
+    [
+        (b'{"k":"t","data":[%s, %s]}' % (TRADE, TRADE), [TRADE, TRADE], []),
+        (b'{"k":"t","data":%s}' % TRADE, [TRADE], []),
+        (b'{"k":"t","data":[["A",1],2]}', [b'["A",1]', b"2"], []),
+        (b'{"k":"t","s":"A"}', [b'{"k":"t","s":"A"}'], []),
+        (b'{"stream":"A@t","data":{"k":"t"}}', [b'{"k":"t"}'], []),
+        (b'{"k":"t","data":[{"k":"t"},%s]}' % NEWS, [b'{"k":"t"}'], [NEWS]),
+        (b'{"k":"t","data":[ ]}', [], []),
+        (b'{"k":"t", "data":null}', [], [b'{"k":"t", "data":null}']),
+        (b'{"k":"t","data":[%s]}' % NEWS, [], [b'{"k":"t","data":[%s]}' % NEWS]),
+        (b'{"k":"n","id":9, "data":[%s]}' % TRADE, [], [b'{"k":"n","id":9, "data":[%s]}' % TRADE]),
+        (b'{"k":"e","data":null,"msg":"too many"}', [], [b'{"k":"e","data":null,"msg":"too many"}']),
+        (b'{"k":"n","data":[]}', [], [b'{"k":"n","data":[]}']),
+        (b'[{"k":"n","data":{}},{"k":"t","data":[%s]}]' % TRADE, [TRADE], [b'{"k":"n","data":{}}']),
+        (b'{"k":"hb","data":[%s]}' % TRADE, [], []),
+    ],
+)
+def test_envelopes(frame: bytes, trades: list[bytes], other: list[bytes]):
+    """Of an envelope the items are records where they are of a stream; what nobody understood is kept as it came, as a whole."""
+    feed = JsonFeed(
+        name="any",
+        address="ws://x",
+        symbols=("A",),
+        kind="k",
+        symbol="s",
+        items="data",
+        streams={"t": "trades"},
+        control=("hb",),
+    )
+    found = {messages.kind: list(messages.values) for messages in feed.dialogue().hear(frame).messages}
+    assert {kind: values for kind, values in (("trades", trades), ("other", other)) if values} == found
+
+
+def test_envelopes_that_are_no_messages():
+    """A confirmation is one, however many items it has, unless each names a symbol; one answer is for all of a ping."""
+    described = {**CONFIRMED, "items": "data", "replies": {"ping": "pong"}, "lost": ("error",)}
+    feed = JsonFeed(name="any", address="ws://x", symbols=("A", "B", "C"), **described)
+    (dialogue := feed.dialogue()).begin()
+    assert [["B", "C"], ["A"]] == [
+        list(dialogue.hear(b'{"type":"subscribed","data":%s}' % data).held)
+        for data in (b'[{"s":"B"},{"s":"C"}]', b"[1,2]")
+    ]
+    assert ["pong"] == dialogue.hear(b'{"type":"ping","data":[1,2]}').replies
+    with pytest.raises(FeedLostError, match="error"):
+        dialogue.hear(b'{"type":"error","data":{"type":"subscribed"}}')
+
+
+@pytest.mark.parametrize(
+    ("number", "counted"),
+    [
+        (b"7", 7),
+        (b'"7"', 7),
+        (b"7.0", 7),
+        (b"7e2", 700),
+        (b"7.5", None),
+        (b"1e300", None),
+        (b"true", None),
+        (b'"7.0"', None),
+        (b'"' + b"9" * 5_000 + b'"', None),
+        (b"[7]", None),
+        (b"{}", None),
+        (b"null", None),
+    ],
+)
+def test_forms_of_a_number(number: bytes, counted: int | None):
+    """A number that is none hides nothing else of its message: the record keeps its key and its stream."""
+    feed = JsonFeed(
+        name="any", address="ws://x", symbols=("A",), kind="k", symbol="s", sequence="n", streams={"t": "trades"}
+    )
+    (messages,) = feed.dialogue().hear(b'{"k":"t","s":"A","n":%s}' % number).messages
+    assert ("trades", ["A"], [counted]) == (messages.kind, messages.symbols, messages.numbers)
 
 
 def test_flood(alpaca: AlpacaExchange, follow):
@@ -397,6 +476,110 @@ def test_gap_lasts_until_our_words_were_read(plain: PlainExchange, follow):
     covered = [{g["to"] for g in one.gaps()} for one in (following, hasty)]
     assert [{"2026-01-02T15:00:05.000000000Z"}, {"2026-01-02T15:00:00.000000000Z"}] == covered
     assert 2 == plain.connections
+
+
+CONFIRMED = {
+    "send": ('{"sub":"{symbol}"}',),
+    "kind": "type",
+    "symbol": "s",
+    "streams": {"trade": "trades"},
+    "subscribed": "subscribed",
+}
+
+
+def confirmation(symbol: str | None) -> bytes:
+    """One that names a symbol, or none."""
+    return json.dumps({"type": "subscribed", **({} if symbol is None else {"s": symbol})}).encode()
+
+
+def confirm(following: Following, exchange: Exchange, symbol: str) -> None:
+    """Let the exchange confirm one, when it has heard of it."""
+    following.until(lambda: bool(exchange.subscribed()))
+    exchange.send(confirmation(symbol))
+
+
+def test_a_confirmation_ends_the_gap_of_its_symbol(plain: PlainExchange, follow):
+    """Where symbols are asked for and confirmed one by one, each one's gap ends when it is confirmed, on each connection."""
+    following = follow(any_feed(plain, **CONFIRMED))
+    for cause, begun_s in (("started", 0), ("broken off", 10)):
+        for symbol, others in (("A", ["B"]), ("B", [])):
+            confirm(following, plain, "C")  # none of ours: it says nothing
+            confirm(following, plain, symbol)
+            following.until(lambda o=others: following.open_gaps() == o)
+            following.clock.pass_s(3)
+        ends = {g["symbol"]: g["to"][17:19] for g in following.gaps() if g["cause"] == cause}
+        assert {"A": f"{begun_s:02}", "B": f"{begun_s + 3:02}"} == ends
+        until(lambda: following.source._supervisor._gap_from_ns is None)
+        following.clock.pass_s(3)
+        plain.drop()
+        following.until(lambda: len(following.open_gaps()) == 2 and bool(following.clock.waits))
+        following.clock.pass_s(following.clock.waits.pop())
+
+
+def test_symbol_that_is_never_confirmed(plain: PlainExchange, follow, caplog: pytest.LogCaptureFixture):
+    """
+    For a symbol that the exchange never confirms the connection is not left while it has others: the gap of that one lasts, one
+    warning and `unanswered` name it. What is lost later of the others is a gap from there on, not since the start.
+    """
+    following = follow(any_feed(plain, **CONFIRMED), subscribe_timeout_s=10.0, steady_s=5.0, ping_every_s=1e9)
+    confirm(following, plain, "A")
+    following.until(lambda: following.open_gaps() == ["B"])
+    assert "not connected yet" == following.source.unanswered()
+    following.clock.pass_s(10)
+    following.until(lambda: following.source.unanswered() == "not confirmed within 10 s: B")
+    supervisor = following.source._supervisor
+    following.until(lambda: supervisor._heard_ns == following.clock.ns())
+    for number in range(3):
+        following.clock.pass_s(10)
+        plain.publish({"type": "trade", "s": "A", "n": number})
+        following.until(lambda n=number: len(following.values("trades")) == n + 1)
+        following.until(lambda: supervisor._heard_ns == following.clock.ns())
+    assert (1, ["B"]) == (plain.connections, following.open_gaps())
+    assert [("any", "B")] == [
+        (r.fields["feed"], r.fields["symbols"]) for r in caplog.records if r.what == "symbols are not confirmed"
+    ]
+    following.clock.pass_s(1)
+    plain.drop()
+    following.until(lambda: following.open_gaps() == ["B", "A"] and following.clock.waits == [1.0])
+    (lost,) = (g for g in following.gaps() if g["symbol"] == "A" and g["to"] is None)
+    assert ("broken off", "2026-01-02T15:00:40.000000000Z") == (lost["cause"], lost["from"])
+    # it is there after all
+    following.clock.pass_s(1)
+    for symbol in "AB":
+        confirm(following, plain, symbol)
+    following.until(lambda: not following.open_gaps() and not following.source.unanswered())
+
+
+@pytest.mark.parametrize(
+    ("send", "confirmed", "held"),
+    [
+        (["{symbol}"], [None, None, None], [["A"], ["B"], ["C"]]),
+        (["{symbol}"], ["C", None, "A", "C", "X", None], [["C"], ["A"], [], [], [], ["B"]]),
+        (["{symbol}"], ["B", "B", "A", "C"], [["B"], [], ["A"], ["C"]]),
+        (["hello", "t.{symbol}", "q.{symbol}"], [*"ABC", None, *"CB"], [[], [], [], ["A"], ["C"], ["B"]]),
+        (["{symbols}"], [None], [["A", "B", "C"]]),
+        (["{symbols}"], ["B", None], [["B"], ["A", "C"]]),
+        (["t:{symbols}", "q:{symbols}"], [None, None], [[], ["A", "B", "C"]]),
+        (["a", "b", "c"], [None], [["A", "B", "C"]]),
+        ([], [*"ABC"], [["A"], ["B"], ["C"]]),
+    ],
+)
+def test_what_a_confirmation_is_of(send: list[str], confirmed: list[str | None], held: list[list[str]]):
+    """Of the symbol that it names, in one text that asks for it; without a name of the first text that has none yet."""
+    feed = JsonFeed(name="any", address="ws://x", symbols=("A", "B", "C"), **{**CONFIRMED, "send": tuple(send)})
+    dialogue = feed.dialogue()
+    assert not dialogue.begin().asked
+    heard = [dialogue.hear(confirmation(symbol)) for symbol in confirmed]
+    assert held == [list(h.held) for h in heard]
+    assert [False] * (len(confirmed) - 1) + [True] == [h.subscribed for h in heard]
+    assert not any(h.messages for h in heard)
+
+
+def test_confirmations_of_all():
+    """Who asks for all gets one confirmation, whatever it names."""
+    feed = JsonFeed(name="any", address="ws://x", symbols=("*",), **CONFIRMED)
+    (dialogue := feed.dialogue()).begin()
+    assert dialogue.hear(b'{"type":"subscribed","s":"everything"}').subscribed
 
 
 def test_words_are_read_in_their_order():

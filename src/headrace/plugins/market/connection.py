@@ -76,7 +76,11 @@ class Connection:
 
         data_s: When a message that is kept came last.
 
+        held_s: Since when of one symbol at the least nothing is missing; None: not yet.
+
         subscribed_s: Since when nothing is missing; None: not yet.
+
+        overdue: Not all is confirmed in the time that it may take, but some of it is.
 
         answered_ns: When a ping was sent whose answer came since; whoever has used that sets it to None.
 
@@ -92,7 +96,9 @@ class Connection:
     now_ns: Callable[[], int]
     heard_s: float = attrs.field(default=0.0, init=False)
     data_s: float = attrs.field(default=0.0, init=False)
+    held_s: float | None = attrs.field(default=None, init=False)
     subscribed_s: float | None = attrs.field(default=None, init=False)
+    overdue: bool = attrs.field(default=False, init=False)
     answered_ns: int | None = attrs.field(default=None, init=False)
     asked: bool = attrs.field(default=False, init=False)
     behind: bool = attrs.field(default=False, init=False)
@@ -157,12 +163,14 @@ class Connection:
         self._looked_s = now_s
         limit_s = self.patience.subscribe_timeout_s
         if self.subscribed_s is None and not self.asked and now_s - (self._began_s or 0.0) >= limit_s:
-            raise FeedLostError(f"not subscribed within {limit_s:g} s")
+            if self.held_s is None:
+                raise FeedLostError(f"not subscribed within {limit_s:g} s")
+            self.overdue = True
         self._ping(socket, now_s)
         beat_s = self.feed.heartbeat_s
         if beat_s is not None and now_s - self.heard_s >= beat_s:
             raise FeedLostError(f"no heartbeat for {beat_s:g} s")
-        if self.subscribed_s is not None or self.asked:
+        if self.held_s is not None or self.asked:
             quiet_s = self.feed.quiet_s(datetime.fromtimestamp(self.now_ns() / 1e9, UTC))
             if quiet_s is not None and now_s - self.data_s >= quiet_s:
                 raise FeedLostError(f"silent for {quiet_s:g} s while the market is open")
@@ -171,7 +179,7 @@ class Connection:
         """Ask a quiet connection whether it is still there, and take the answer."""
         if self._pong is not None and self._pong.is_set():
             self._pong, self._pinged_s = None, now_s
-            self.answered_ns = self._pinged_ns if self.subscribed_s is not None else None
+            self.answered_ns = self._pinged_ns if self.held_s is not None else None
         if self._pong is not None and now_s - self._pinged_s >= self.patience.ping_timeout_s:
             raise FeedLostError(f"no answer for {self.patience.ping_timeout_s:g} s")
         if self._pong is None and now_s - max(self._pinged_s, self.heard_s) >= self.patience.ping_every_s:
@@ -191,7 +199,7 @@ class Connection:
         if frame is None:
             if answered:
                 self._caught = None
-                self.answered_ns = self._caught_ns if self.subscribed_s is not None else None
+                self.answered_ns = self._caught_ns if self.held_s is not None else None
             if self._caught is None:  # else the system may hold more
                 self._taken_s = self.clock()
             frame = _next(socket, TICK_S)

@@ -18,18 +18,23 @@ BROKEN = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _ARRAY = msgspec.json.Decoder(list[msgspec.Raw])
 
 
+def elements(text: bytes) -> list[bytes]:
+    """Return those of a JSON array, each with the bytes that it has there; what is no array is one itself."""
+    if text[:1] not in b"[ \t\r\n":
+        return [text]
+    try:
+        return [bytes(raw) for raw in _ARRAY.decode(text)]
+    except BROKEN:
+        return [text]
+
+
 def split(frame: bytes) -> list[bytes]:
     """
     Return the messages of a frame, each with the bytes that it has there: those of an array, or the frame itself.
 
     A frame that is no JSON is one message, and so is an empty array.
     """
-    if frame[:1] not in b"[ \t\r\n":
-        return [frame]
-    try:
-        return [bytes(raw) for raw in _ARRAY.decode(frame)] or [frame]
-    except BROKEN:
-        return [frame]
+    return elements(frame) or [frame]
 
 
 @attrs.define
@@ -73,7 +78,7 @@ def grouped(
     numbers: Sequence[int | None] | None = None,
 ) -> list[Messages]:
     """Group messages by kind, each group in its order, with their places; None is left out."""
-    first = kinds[0]
+    first = kinds[0] if kinds else None
     if first is not None and kinds.count(first) == len(kinds):
         return [Messages(first, values, symbols, numbers)]
     if None in kinds:

@@ -185,6 +185,11 @@ class Gaps:
                 if gap is not self._uncounted.get(symbol) and gap not in self._first.get(symbol, ()):
                     self.fillable.append(gap)
 
+    @property
+    def open(self) -> list[str]:
+        """Symbols of which messages may be missing from now on."""
+        return list(self._open)
+
     def between(self, cause: str, from_ns: int | None, to_ns: int) -> None:
         """Messages may be missing of every symbol in this interval."""
         for symbol in self.symbols:

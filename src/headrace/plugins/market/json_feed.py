@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import tomllib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +17,7 @@ from headrace.errors import ConfigError
 from headrace.logs import event as log_event
 from headrace.plugins.market.environment import filled, named
 from headrace.plugins.market.feed import OTHER, Dialogue, Feed, FeedLostError, FeedRefusedError, Heard
-from headrace.plugins.market.frames import BROKEN, grouped, split
+from headrace.plugins.market.frames import BROKEN, elements, grouped, split
 from headrace.plugins.market.source import FeedSource, settings
 from headrace.plugins.market.symbols import symbols_of
 
@@ -27,6 +28,12 @@ if TYPE_CHECKING:
 _log = logging.getLogger("headrace.market")
 
 _MESSAGES = "messages"
+_DIGITS = 18
+"""A text of more digits is no number of a feed."""
+
+_EXACT = 1 << 53
+"""A float says each whole number up to here."""
+
 _TEXT: tuple[Any, str] = (str, "a text")
 _TEXTS: tuple[Any, str] = (list[str], 'a list of texts, such as ["A", "B"]')
 _TABLE: tuple[Any, str] = (dict[str, str], 'a table of texts, such as {a = "b"}')
@@ -65,7 +72,9 @@ class JsonFeed(Feed):
 
         control: Kinds that are not kept: heartbeats, confirmations.
 
-        subscribed: The kind that confirms the subscription; "" where nothing does.
+        subscribed: The kind that confirms the subscription; "" where nothing does. One that names a symbol, to the letter, ends
+            the gap of that one; one that names none is of the first text in `send` with symbols that has none yet, or of all
+            where no text has a place for them.
 
         shown_by: What shows that an exchange which confirms nothing has read our words. "message": the first message that is
             kept, of a symbol or of one whose words were sent behind its own; until then the gap lasts, on a quiet feed too.
@@ -81,7 +90,8 @@ class JsonFeed(Feed):
             says what was lost with the one before.
 
         items: The field that holds the message, or an array of them, where a frame is an envelope. What is not found in the
-            message is looked for in the envelope.
+            message is looked for in the envelope. Where neither is of one of the `streams` the frame is kept as a whole; an
+            empty array holds no message, and a frame without the field is one itself.
 
         replies: By kind what is answered.
 
@@ -190,6 +200,21 @@ class JsonFeed(Feed):
         quiet = began is None or (moment.astimezone(UTC) - began).total_seconds() < self.silence_s
         return None if quiet else self.silence_s
 
+    @property
+    def one_by_one(self) -> bool:
+        """Whether each symbol is asked for by itself."""
+        return "*" not in self.symbols and any("{symbol}" in words for words in self.send)
+
+    def asked(self) -> list[list[str]]:
+        """Say which symbols each text asks for, in the order of those that do; all at once where none has a place for them."""
+        asked: list[list[str]] = []
+        for words in self.send:
+            if "{symbol}" in words:
+                asked += [[symbol] for symbol in self.symbols]
+            elif "{symbols}" in words:
+                asked.append(list(self.symbols))
+        return asked or [list(self.symbols)]
+
     def _words(self) -> list[str]:
         every = msgspec.json.encode(self.symbols).decode()
         said: list[str] = []
@@ -204,7 +229,7 @@ def _head(feed: JsonFeed) -> type[Any]:
     names = {"kind": feed.kind, "symbol": feed.symbol, "sequence": feed.sequence, "items": feed.items}
     fields: list[tuple[str, Any, Any]] = []
     for ours, theirs in names.items():
-        kind: Any = {"items": msgspec.Raw | msgspec.UnsetType, "sequence": int | str | None}.get(ours, int | str | None)
+        kind: Any = msgspec.Raw | msgspec.UnsetType if ours == "items" else Any  # one of an odd type hides no other
         if theirs:
             fields.append((ours, kind, msgspec.UNSET if ours == "items" else None))
     rename = {ours: theirs for ours, theirs in names.items() if theirs}
@@ -215,55 +240,69 @@ def _head(feed: JsonFeed) -> type[Any]:
     return msgspec.defstruct("Head", fields, rename=rename, gc=False)
 
 
+class _Found(msgspec.Struct, gc=False):
+    """A message: its bytes, what it says it is, the stream that it belongs to (None: it is not kept), of what, its number."""
+
+    value: bytes
+    kind: str
+    stream: str | None
+    symbol: str | None
+    number: int | None
+
+
 @attrs.define(eq=False)
 class _Dialogue(Dialogue):
     feed: JsonFeed
     said: Sequence[str] = attrs.field(repr=False)
     head: type[Any] = attrs.field(repr=False)
-    unread: list[str] = attrs.field(
-        factory=list
-    )  # symbols whose words the exchange has perhaps not read, as they were sent
+    unread: list[list[str]] = attrs.field(factory=list)
+    """Of what we said and the exchange has perhaps not read, in its order: which symbols each text asks for."""
+
+    _texts: Counter[str] = attrs.field(factory=Counter, init=False)  # how many of them ask for each symbol
+    _one_by_one: bool = attrs.field(init=False)
     _symbols: frozenset[str] = attrs.field(init=False)
     _folded: dict[str, str] = attrs.field(
         init=False
     )  # the same by their letters without case, but those that were warned of
-    _array: msgspec.json.Decoder[list[msgspec.Raw]] = attrs.field(
-        factory=lambda: msgspec.json.Decoder(list[msgspec.Raw])
-    )
+    _spoken: frozenset[str] = attrs.field(init=False)  # kinds that an envelope itself is of, not what it holds
     _decoder: msgspec.json.Decoder[Any] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        self._spoken = frozenset((*self.feed.control, *self.feed.replies, *self.feed.refused, *self.feed.lost))
         self._decoder = msgspec.json.Decoder(self.head)
+        self._one_by_one = self.feed.one_by_one
         self._symbols = frozenset(self.feed.symbols)
         self._folded = {} if "*" in self._symbols else {s.casefold(): s for s in self.feed.symbols}
 
     def begin(self) -> Heard:
         if self.feed.subscribed:
+            self._expect(self.feed.asked())
             return Heard(replies=self.said)
         if self.feed.shown_by == "ping":
             return Heard(replies=self.said, asked=True, ping=True)
-        self.unread = list(self.feed.symbols)
+        symbols = self.feed.symbols
+        self._expect([[symbol] for symbol in symbols] if self._one_by_one else [list(symbols)])
         return Heard(replies=self.said, asked=True)
+
+    def _expect(self, asked: list[list[str]]) -> None:
+        self.unread = asked
+        self._texts = Counter(symbol for symbols in asked for symbol in symbols)
 
     def hear(self, frame: bytes) -> Heard:
         found = self._messages(frame)
-        kinds: list[str | None] = []
         replies: list[str] = []
-        began = False
-        for value, kind, _, _ in found:
-            began = began or bool(kind and kind == self.feed.subscribed)
-            self._check(kind, value)
-            if kind in self.feed.replies:
-                replies.append(filled(self.feed.replies[kind]))
-            kinds.append(self._kind(kind))
-        numbers = [n if k is not None and k != OTHER else None for k, (_, _, _, n) in zip(kinds, found, strict=True)]
-        values, symbols = [value for value, *_ in found], [symbol for _, _, symbol, _ in found]
-        counted = numbers if self.feed.sequence else None
+        for message in found:
+            if message.kind in self._spoken:
+                self._check(message.kind, message.value)
+                if message.kind in self.feed.replies:
+                    replies.append(filled(self.feed.replies[message.kind]))
+        kinds, symbols = [m.stream for m in found], [m.symbol for m in found]
+        numbers = [None if m.stream == OTHER else m.number for m in found] if self.feed.sequence else None
         if self._folded:
             self._tell_spelling(kinds, symbols)
-        held = self._shown(kinds, symbols) if self.unread else []
-        began = began or bool(held and not self.unread)
-        return Heard(grouped(values, kinds, symbols, counted), replies, began, held=held)
+        held = self._held(found) if self.unread else []
+        began = bool(held and not self.unread)
+        return Heard(grouped([m.value for m in found], kinds, symbols, numbers), replies, began, held=held)
 
     def _tell_spelling(self, kinds: Sequence[str | None], symbols: Sequence[str | None]) -> None:
         """Warn once a connection of a symbol that messages write otherwise: to take it for the same could hide a loss."""
@@ -282,19 +321,46 @@ class _Dialogue(Dialogue):
                     " name, and spell out in send what the exchange wants to hear",
                 )
 
-    def _shown(self, kinds: Sequence[str | None], symbols: Sequence[str | None]) -> list[str]:
-        """Take out the symbols whose words were read: those of a message that is kept, and those that were sent before."""
-        one_by_one = any("{symbol}" in words for words in self.feed.send)
-        last = -1
-        for kind, symbol in zip(kinds, symbols, strict=True):
-            if kind is not None and kind != OTHER:
-                if not one_by_one:
-                    last = len(self.unread) - 1
-                elif symbol in self.unread:
-                    last = max(last, self.unread.index(symbol))
-        held = self.unread[: last + 1]
-        del self.unread[: last + 1]
+    def _held(self, found: Sequence[_Found]) -> list[str]:
+        """Take out of what is unread what is confirmed, or shown to be read; return the symbols that no text is unread of."""
+        read: list[str] = []
+        for message in found:
+            if not self.feed.subscribed:
+                read += self._shown(message)
+            elif message.kind == self.feed.subscribed:
+                read += self._confirmed(message.symbol)
+        self._texts.subtract(read)
+        held = [symbol for symbol in dict.fromkeys(read) if not self._texts[symbol]]
+        for symbol in held:
+            del self._texts[symbol]
         return held
+
+    def _shown(self, message: _Found) -> list[str]:
+        """A message that is kept: the text that asked for its symbol was read, and so were those before it."""
+        if message.stream is None or message.stream == OTHER:
+            return []
+        if not self._one_by_one:
+            return self._read(len(self.unread))
+        if message.symbol not in self._texts:
+            return []
+        return self._read(next((n for n, asked in enumerate(self.unread, 1) if message.symbol in asked), 0))
+
+    def _confirmed(self, symbol: str | None) -> list[str]:
+        """A confirmation is of the symbol that it names, in one text; where it names none, of the first that has none yet."""
+        if symbol is None or "*" in self._symbols:
+            return self._read(1)
+        for number, asked in enumerate(self.unread):
+            if symbol in asked:
+                asked.remove(symbol)
+                if not asked:
+                    del self.unread[number]
+                return [symbol]
+        return []
+
+    def _read(self, count: int) -> list[str]:
+        read = [symbol for asked in self.unread[:count] for symbol in asked]
+        del self.unread[:count]
+        return read
 
     def _kind(self, kind: str) -> str | None:
         """The stream that a message belongs to; None where it is not kept."""
@@ -311,33 +377,61 @@ class _Dialogue(Dialogue):
         if kind in self.feed.lost:
             raise FeedLostError(f"told so: {kind}")
 
-    def _messages(self, frame: bytes) -> list[tuple[bytes, str, str | None, int | None]]:
-        """Each message with its kind, its symbol and its number."""
-        found: list[tuple[bytes, str, str | None, int | None]] = []
+    def _messages(self, frame: bytes) -> list[_Found]:
+        found: list[_Found] = []
         for value in split(frame):
             envelope = self._decoded(value)
+            whole = self._message(value, None, envelope)
             inner = getattr(envelope, "items", msgspec.UNSET)
-            if inner is msgspec.UNSET:
-                found.append(self._message(value, None, envelope))
-            else:
-                found += [self._message(item, envelope, self._decoded(item)) for item in split(bytes(inner))]
+            found += [whole] if inner is msgspec.UNSET else self._items(whole, envelope, bytes(inner))
         return found
 
+    def _items(self, whole: _Found, envelope: Any, inner: bytes) -> list[_Found]:
+        """The messages in an envelope; the frame itself, to the byte, where it is told as a whole, or nobody understands them."""
+        of_stream = not self.feed.kind or whole.kind in self.feed.streams
+        if not of_stream and whole.kind in self._spoken:
+            return [whole]
+        array = () if inner == b"null" else elements(inner)
+        found = [self._message(item, envelope, self._decoded(item)) for item in array]
+        if whole.kind and whole.kind == self.feed.subscribed:
+            named = found and all(m.kind == whole.kind and m.symbol is not None for m in found)
+            return found if named else [whole]
+        if any(m.stream != OTHER for m in found) or (of_stream and array == []):
+            return found
+        return [msgspec.structs.replace(whole, stream=OTHER)]
+
     def _decoded(self, value: bytes) -> Any:
-        """What is looked at of a message; None where it is no object, or its fields are of other types."""
+        """What is looked at of a message; None where it is no object."""
         try:
             return self._decoder.decode(value)
         except BROKEN:
             return None
 
-    def _message(self, value: bytes, envelope: Any, head: Any) -> tuple[bytes, str, str | None, int | None]:
-        def look(name: str) -> object:
+    def _message(self, value: bytes, envelope: Any, head: Any) -> _Found:
+        def look(name: str) -> Any:
             own = getattr(head, name, None)
             return own if own is not None else getattr(envelope, name, None)
 
-        kind, symbol, number = look("kind"), look("symbol"), look("sequence")
-        counted = int(number) if isinstance(number, int) or (isinstance(number, str) and number.isdecimal()) else None
-        return value, "" if kind is None else str(kind), None if symbol is None else str(symbol), counted
+        kind = _text(look("kind")) or ""
+        return _Found(value, kind, self._kind(kind), _text(look("symbol")), _number(look("sequence")))
+
+
+def _text(found: object) -> str | None:
+    """A kind or a symbol: a text or a whole number; None where it is something else."""
+    if type(found) is str:
+        return found
+    return str(found) if type(found) is int else None
+
+
+def _number(found: object) -> int | None:
+    """A feed's own number, of which a text or a float may be the form; None where it is no whole number."""
+    if type(found) is int:  # not a bool
+        return found
+    if isinstance(found, str):
+        return int(found) if found.isdecimal() and len(found) <= _DIGITS else None
+    if isinstance(found, float):
+        return int(found) if found.is_integer() and abs(found) <= _EXACT else None
+    return None
 
 
 @attrs.define(kw_only=True, eq=False)

@@ -191,11 +191,11 @@ class Supervisor:
         except (OSError, EOFError, WebSocketException) as error:
             # not its text: that may hold the address, and so a key
             log_event(_log, logging.DEBUG, "connection failed", feed=self.feed.name, error=type(error).__name__)
-            subscribed = state.subscribed_s is not None
-            lost = reason(error, self.feed, first=not self._ever, subscribed=subscribed, now_ns=self.now_ns())
+            held = state.held_s is not None
+            lost = reason(error, self.feed, first=not self._ever, subscribed=held, now_ns=self.now_ns())
         cause = self._hidden(lost.cause)
         lost = FeedLostError(f"{cause} (behind)" if state.behind else cause, lost.wait_s)
-        useful = state.subscribed_s is not None and self.clock() - state.subscribed_s >= self.backoff.steady_s
+        useful = state.held_s is not None and self.clock() - state.held_s >= self.backoff.steady_s
         if not self._stopping.is_set():
             self._begin_gap(lost.cause)
         answered = state.asked or state.subscribed_s is not None
@@ -220,6 +220,7 @@ class Supervisor:
             dialogue = self.feed.dialogue()
             state.listen()
             self._take(state, socket, dialogue.begin())
+            told = False
             while not self._stopping.is_set():
                 if self.backlog.full and not self._wait_for_room(state):
                     return
@@ -232,6 +233,9 @@ class Supervisor:
                 if state.read:
                     self._take(state, socket, Heard(subscribed=True))
                 state.look(socket)
+                if state.overdue and not told:
+                    self._tell_unconfirmed()
+                    told = True
 
     def _take(self, state: Connection, socket: ClientConnection, heard: Heard) -> None:
         """Answer; put what came into the backlog, behind what its numbers say is missing, and before what is missing no more."""
@@ -244,6 +248,8 @@ class Supervisor:
         if state.asked or heard.subscribed:
             self._silent = None
         with self._lock:
+            if state.held_s is None and (heard.held or heard.subscribed):
+                state.held_s = state.heard_s
             if heard.held:
                 self.gaps.end(heard_ns, heard.held)
             if heard.subscribed and state.subscribed_s is None:
@@ -256,13 +262,29 @@ class Supervisor:
             self.gaps.count(*counted(heard.messages), heard_ns)
             if heard.latest:
                 self.gaps.latest(heard.latest, heard_ns)
-            if state.subscribed_s is not None and not state.late:
-                self._heard_ns = heard_ns
+            if state.held_s is not None and not state.late:
+                self._heard_ns = heard_ns  # symbols that are not held have their gap since before
             self._put_gaps()
             if heard.messages:
                 state.data_s = state.heard_s
                 self.backlog.put(state.chunks(heard.messages, heard_ns))
             self._put_gaps(behind=True)  # whoever fetches history writes gaps, too: not in between
+
+    def _tell_unconfirmed(self) -> None:
+        """Say what the exchange has not confirmed: the gap lasts, and for what it has the connection stays."""
+        with self._lock:
+            symbols = self.gaps.open
+        named = ", ".join(symbols[:10]) + (", …" if len(symbols) > 10 else "")
+        self._silent = _AT_ONCE, f"not confirmed within {self.patience.subscribe_timeout_s:g} s: {named}"
+        log_event(
+            _log,
+            logging.WARNING,
+            "symbols are not confirmed",
+            feed=self.feed.name,
+            count=len(symbols),
+            symbols=named,
+            advice="the others go on, and the gap of these lasts: name in symbols what the exchange has, as it confirms it",
+        )
 
     def _wait_for_room(self, state: Connection) -> bool:
         """Receive nothing until there is room; False where the end came first."""
