@@ -12,13 +12,14 @@ import threading
 from pathlib import Path
 
 import attrs
+import msgspec
 import pytest
 
 from headrace.cli.app import run
 from headrace.errors import ConfigError
 from headrace.plugins.market.json_feed import JsonFeed
 from headrace.plugins.market.source import FeedSource
-from headrace.recording import Recording, in_order, line
+from headrace.recording import Recording, in_order, line, unwrapped
 from headrace.records import Batch, Partition, Record, Start
 from headrace.registry import Registry
 from headrace.testing.servers.exchange import CoinbaseExchange, PlainExchange, coinbase_match
@@ -42,6 +43,15 @@ FRAMES = [
     b"\xff{",
     b"{",
     b'"\xc3\xa4"',
+    b"",
+    b" ",
+    b"null",
+    b'{"n":NaN}',
+    b'{"value_b64":"AA=="}',
+    b"\xef\xbb\xbf{}",
+    b"[" * 5_000,
+    b' {"s":"\xe2\x80\xa8"}\t',
+    b"1\r\n",
 ]
 
 
@@ -53,13 +63,20 @@ def test_recorded_and_replayed(tmp_path: Path):
         )
         recording = recorded(FeedSource(feed=feed), tmp_path / "rec.jsonl", exchange, *FRAMES)
     lines = (tmp_path / "rec.jsonl").read_bytes().split(b"\n")
-    assert [FRAMES[0], FRAMES[1].replace(b"\r", b" ").replace(b"\n", b" "), b'{"value_b64":"/3s="}'] == lines[:3]
-    assert [b'{"value_b64":"ew=="}', FRAMES[4], b""] == lines[3:]
+    assert [FRAMES[0], b'{"value_b64":"/3s="}', b'{"value_b64":"ew=="}', FRAMES[4], b'{"value_b64":""}'] == [
+        lines[0], *lines[2:6]
+    ]  # fmt: skip
+    assert all("value_b64" in json.loads(each) for each in (lines[1], *lines[6:7], *lines[8:12], lines[13]))
+    assert (FRAMES[7], FRAMES[12], b"") == (lines[7], lines[12], lines[14])
     gaps = [json.loads(value) for value in (tmp_path / "rec.gaps.jsonl").read_bytes().splitlines()]
     assert ["started", "started", "stopped"] == [gap["cause"] for gap in gaps]
-    assert {str(tmp_path / "rec.jsonl"): 5, str(tmp_path / "rec.gaps.jsonl"): 3} == recording.counts
-    replayed = Registry.discover().source(f"jsonl://{tmp_path}/rec.jsonl?key=s&timestamp=t")
+    assert {str(tmp_path / "rec.jsonl"): len(FRAMES), str(tmp_path / "rec.gaps.jsonl"): 3} == recording.counts
+    replayed = Registry.discover().source(f"jsonl://{tmp_path}/rec.jsonl?recorded=true&key=s&timestamp=t")
     (batch, *_) = replayed.poll(Owner(), 0.0)
+    assert FRAMES == list(batch.values)
+    assert sum(map(len, FRAMES)) + len("AB\u2028".encode()) == batch.nbytes
+    (partition,) = replayed.extents()
+    assert FRAMES == [value for again in replayed.reread(partition, 0, len(FRAMES)) for value in again.values]
     assert [b"A", b"B", None] == list(batch.keys)[:3]
     assert [1_767_366_000_000, 1_767_366_001_000] == list(batch.timestamps_ms)[:2]
     replayed.close()
@@ -122,10 +139,28 @@ class Owner:
         return {p: Start(0, None, 1) for p in hints}
 
 
-def test_one_line_a_value():
-    """Every value is a line, and JSON stays the same JSON."""
-    assert b'{"a": 1}' == line(b'{"a":\n1}')
-    assert b'{"value_b64":"Cg=="}' == line(b"\n")
+@pytest.mark.parametrize(
+    "value", [*FRAMES, None, b'{"a": 1}', b'{"a":\n1}', b"\n", b'{"value_b64":1}', b'{"value_b64":']
+)
+def test_one_line_a_value(value: bytes | None):
+    """Every value is a line, and the line makes the value again; what no recording wrote is left as it is."""
+    assert b"\n" not in line(value)
+    assert value == unwrapped(line(value))
+    msgspec.json.decode(line(value))
+    for strange in (b'{"value_b64":1}', b'{"value_b64":"AA==","b":1}', b'{"value_b64":"="}', b'{"value_b64":'):
+        assert strange == unwrapped(strange)
+
+
+def test_a_recording_of_no_values(tmp_path: Path):
+    """A record without a value stays one; without the setting, and in a file of another kind, nothing is taken apart."""
+    (tmp_path / "rec.jsonl").write_bytes(line(None) + b"\n\n" + line(b"") + b"\n{}\n")
+    for words, values in (("?recorded=true", [None, b"", b"{}"]), ("", [line(None), line(b""), b"{}"])):
+        replayed = Registry.discover().source(f"jsonl://{tmp_path}/rec.jsonl{words}")
+        (batch, *_) = replayed.poll(Owner(), 0.0)
+        assert (values, [0, 2, 3]) == (list(batch.values), list(batch.offsets))
+        replayed.close()
+    with pytest.raises(ConfigError, match="a recording is a file of JSON lines"):
+        Registry.discover().source(f"csv://{tmp_path}/rec.jsonl?recorded=true")
 
 
 def test_recording_refuses(tmp_path: Path):

@@ -32,8 +32,8 @@ class Recording:
     The streams of one file are in the order in which a connection's messages came, by the headers that a feed's records have
     (``headrace.connection``, ``headrace.sequence``); where they have none, one stream's come behind another's.
 
-    A line is the message to the byte. One that has a line's end in it gets blanks there: between the parts of a JSON value they
-    mean the same. What is no JSON, or no UTF-8, is kept as ``{"value_b64":"…"}``.
+    A line is the message to the byte. One that has a line's end in it, is empty, or is no JSON or no UTF-8 is kept as
+    ``{"value_b64":"…"}``, and so is one that begins like that: ``jsonl://…?recorded=true`` gives each back as it came.
 
     Attributes:
         source: A live feed; closed by `run`.
@@ -136,7 +136,7 @@ class Recording:
     def _lines(self, name: str, values: Sequence[bytes | None]) -> None:
         try:
             file = self._files.get(name) or self._open(name)
-            file.write(b"".join(line(value or b"null") + b"\n" for value in values))
+            file.write(b"".join(line(value) + b"\n" for value in values))
             file.flush()
             os.fsync(file.fileno())
         except OSError as exc:
@@ -194,11 +194,34 @@ def in_order(batches: Sequence[Batch]) -> Sequence[bytes | None]:
     return [values[i] for i in sorted(range(len(values)), key=order.__getitem__)]
 
 
-def line(value: bytes) -> bytes:
-    """Return a value as one line."""
+class _Wrapped(msgspec.Struct, forbid_unknown_fields=True):
+    value_b64: bytes | None
+
+
+_BEGIN = b'{"value_b64":'
+_wrapped = msgspec.json.Decoder(_Wrapped)
+
+
+def line(value: bytes | None) -> bytes:
+    """Return a value as one line, of which `unwrapped` makes the value again."""
+    if value is None:
+        return _BEGIN + b"null}"
     try:
         msgspec.json.decode(value)
         value.decode()
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return b'{"value_b64":"%s"}' % base64.b64encode(value)
-    return value.replace(b"\r", b" ").replace(b"\n", b" ")
+        pass
+    else:
+        if b"\n" not in value and b"\r" not in value and not value.startswith(_BEGIN):
+            return value
+    return b'%s"%s"}' % (_BEGIN, base64.b64encode(value))
+
+
+def unwrapped(text: bytes) -> bytes | None:
+    """Return the value of a line of a recording."""
+    if not text.startswith(_BEGIN):
+        return text
+    try:
+        return _wrapped.decode(text).value_b64
+    except msgspec.MsgspecError:  # no recording wrote it
+        return text

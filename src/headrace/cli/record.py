@@ -44,10 +44,10 @@ def record(
     log_format: LogFormat = "",
 ) -> int:
     """
-    Keep what FEED sends as FILE: a message a line, to the byte.
+    Keep what FEED sends as FILE: a message a line, to the byte. One that is no line of JSON is wrapped.
 
-    What may be missing is in a file beside it, FILE with .gaps in its name. The source jsonl:// replays a recording at any
-    pace. A run without an end is stopped by SIGTERM or Ctrl-C.
+    What may be missing is in a file beside it, FILE with .gaps in its name. The source jsonl:///FILE?recorded=true replays a
+    recording at any pace, and gives back every message to the byte. A run without an end is stopped by SIGTERM or Ctrl-C.
 
     For example:
 

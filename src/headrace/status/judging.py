@@ -141,7 +141,7 @@ def _time(seconds: float) -> str:
 
 
 _AFTER = {
-    "": "look in the producer's log for `feed lost`: while it runs it connects again by itself; was it killed, start it again",
+    "": "look in the producer's log for `feed lost`: while it runs it connects again by itself; if it was killed, start it again",
     "stopped": "its producer was ended: start `headrace stream` of the feed again",
     "refused": "its producer ended with code 2: mend what its log says, then start `headrace stream` of the feed again",
     "failed": "its producer ended with an error: look in its log, and start `headrace stream` of the feed again",
@@ -159,7 +159,7 @@ def of_gaps(found: Lasting) -> Iterator[Problem]:
             "feed",
             f"{feed}: a producer without a name told no end of what it did not hear since {_since(gaps)} ({cause}), and another"
             f" one began: {_symbols(gaps)}",
-            "was it killed, nothing; if it still runs, look in its log for `feed lost`. With producer=NAME they are told apart",
+            "if it was killed: nothing; if it still runs: look in its log for `feed lost`. producer=NAME tells them apart",
         )
 
 

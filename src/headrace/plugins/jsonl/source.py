@@ -18,6 +18,7 @@ from headrace.plugins.jsonl.file import COMPRESSED, Mark, RecordFile, State
 from headrace.plugins.jsonl.lines import JsonLines
 from headrace.plugins.jsonl.pace import Pace
 from headrace.plugins.jsonl.rows import Csv
+from headrace.recording import unwrapped
 from headrace.records import Batch, Event, Extent, Failed, Identity, Partition, Reached, Start
 from headrace.source import Owner, Source
 
@@ -71,6 +72,9 @@ class JsonlSource(Source):
 
         look_every_s: How often a followed file is looked at.
 
+        recorded: The file was written by ``headrace record``: what that had to wrap, ``{"value_b64":"…"}``, is given back as it
+            came.
+
         columns: Names of the columns of a CSV file that has no line of names, divided by commas.
 
         text: Columns of a CSV file that are text even where they look like numbers, divided by commas.
@@ -91,6 +95,7 @@ class JsonlSource(Source):
     pace: float = attrs.field(default=0.0, validator=attrs.validators.ge(0))
     follow: bool = False
     look_every_s: float = 0.05
+    recorded: bool = False
     columns: str = ""
     text: str = ""
     client_settings: Mapping[str, str] = attrs.field(factory=dict, repr=False)
@@ -124,6 +129,8 @@ class JsonlSource(Source):
             )
         columns, text = (tuple(n for n in names.split(",") if n) for names in (self.columns, self.text))
         common = {"path": self.path, "options": self.client_settings, "follow": self.follow}
+        if self._is_csv() and self.recorded:
+            raise ConfigError(f"{self.path}: a recording is a file of JSON lines, and this is read as CSV")
         if self._is_csv():
             self._file = Csv(**common, columns=columns, text=text)  # type: ignore[arg-type]
         elif columns or text:
@@ -323,6 +330,8 @@ class JsonlSource(Source):
             values = [value for value in values if value]
             if not values:
                 return None
+        kept = list(map(unwrapped, values)) if self.recorded else values
+        values = [value or b"" for value in kept] if self.recorded else values
         keys, stamps = self._fields.of(values)
         timed = stamps if not self.timestamp or min(stamps) < 0 else None
         return Batch(
@@ -334,7 +343,7 @@ class JsonlSource(Source):
             offsets=offsets,
             timestamps_ms=stamps,
             keys=keys,
-            values=values,
+            values=kept,
             headers=None,
             timestamp_types=None if timed is None else ["none" if ms < 0 else "create" for ms in timed],
             nbytes=sum(map(len, values)) + (sum(len(key) for key in keys if key) if self.key else 0),

@@ -168,12 +168,11 @@ class Gaps:
                 elif self.numbers:
                     self._first.setdefault(symbol, []).append(gap)
 
-    def leave(self, cause: str, from_ns: int | None) -> None:
-        """The run ends, and messages are missing of every symbol from now on; what is open already says so, too."""
+    def leave(self, cause: str) -> None:
+        """The run ends: what is open says so."""
         for gap in self._open.values():
             gap.cause = f"{gap.cause}, then {cause}"
             self._write(gap)
-        self.begin(cause, from_ns)
 
     def end(self, now_ns: int, symbols: Sequence[str] | None = None) -> None:
         """From now on nothing is missing; of these symbols, of all where none are given."""

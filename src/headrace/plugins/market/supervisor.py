@@ -318,20 +318,17 @@ class Supervisor:
     def _begin_gap(self, cause: str) -> None:
         with self._lock:
             self.gaps.begin(cause, self._heard_ns)
-            self._lasts()
+            if self._gap_from_ns is None:
+                self._gap_from_ns = self._heard_ns or self.now_ns()
             self._put_gaps()
 
     def _leave(self, cause: str) -> None:
-        """The run ends: what is missing from now on, and what was already, nobody waits for."""
+        """The run ends: what is missing already lasts for good, and the rest is missing from now on."""
         with self._lock:
-            self.gaps.leave(cause, self._heard_ns)
-            self._lasts()
-            self._put_gaps()
+            self.gaps.leave(cause)
+        self._begin_gap(cause)
+        with self._lock:
             self._put_gaps(behind=True)  # nothing comes any more that could be before them
-
-    def _lasts(self) -> None:
-        if self._gap_from_ns is None:
-            self._gap_from_ns = self._heard_ns or self.now_ns()
 
     def _put_gaps(self, *, behind: bool = False) -> None:
         if self._backfill is not None:
