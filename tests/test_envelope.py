@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from headrace import envelope
 from headrace.compression import Gzip
-from headrace.errors import DataError
+from headrace.errors import DataError, PluginError
 from headrace.formats import Workers, format_of
 from headrace.records import Batch, Partition, Record
 from headrace.segment import Trailer
@@ -308,6 +308,15 @@ def test_batch_columns():
     )
     assert range(2) == batch.offsets
     assert (None, None, 10) == (batch.headers, batch.timestamp_types, batch.nbytes)
+
+
+@pytest.mark.parametrize("name", ["timestamps_ms", "keys", "values", "headers", "timestamp_types"])
+def test_batch_of_unequal_columns(name: str):
+    """A column that is longer or shorter than the others is refused where the batch is made: stored it could not be read."""
+    batch = Batch.of(Partition("t", 0), [Record(n, 1, b"k", b"v") for n in range(3)], assignment=1)
+    for count in (2, 4):
+        with pytest.raises(PluginError, match=rf"batch of t/0 at 0: found 3 offsets and {count} {name}"):
+            attrs.evolve(batch, **{name: [None] * count})
 
 
 def test_batch_with_holes():

@@ -7,7 +7,7 @@ from typing import Literal
 
 import attrs
 
-from headrace.errors import HeadraceError
+from headrace.errors import HeadraceError, PluginError
 
 TimestampType = Literal["create", "append", "none"]
 """Who set a record's timestamp: its producer, the broker when it appended the record, or nobody."""
@@ -63,7 +63,7 @@ class Record:
 @attrs.frozen
 class Batch:
     """
-    Consecutive records of one partition, as columns of equal length; never empty.
+    Consecutive records of one partition, as columns of equal length (PluginError where they are not); never empty.
 
     A batch covers ``[start, end)``. Offsets may jump inside (compaction, transaction markers); holes after the last
     record belong to the next batch.
@@ -110,6 +110,16 @@ class Batch:
     timestamp_types: Sequence[TimestampType] | None
     nbytes: int
     urgent: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        count = len(self.offsets)
+        for name in ("timestamps_ms", "keys", "values", "headers", "timestamp_types"):
+            column = getattr(self, name)
+            if column is not None and len(column) != count:
+                raise PluginError(
+                    f"batch of {self.partition} at {self.start}: found {count:,} offsets and {len(column):,} {name}, expected"
+                    " one for each record; the source that made it is at fault"
+                )
 
     @classmethod
     def of(

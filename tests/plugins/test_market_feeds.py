@@ -6,17 +6,18 @@ import json
 import logging
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+import attrs
 import pytest
 from market_following import Clock, Following, begun, products, stocks, until
 
-from headrace.errors import ConfigError
+from headrace.errors import ConfigError, PluginError
 from headrace.plugins.market.alpaca import Alpaca
 from headrace.plugins.market.backlog import Backlog, Chunk
-from headrace.plugins.market.feed import FeedLostError
+from headrace.plugins.market.feed import Dialogue, Feed, FeedLostError, Heard, Messages
 from headrace.plugins.market.gaps import Gaps
 from headrace.plugins.market.json_feed import JsonFeed
 from headrace.records import Partition, Start
@@ -632,6 +633,86 @@ def ended(following: Following, message: str) -> str:
     with pytest.raises(ConfigError, match=message) as caught:
         following.poll()
     return str(caught.value)
+
+
+# ---- dialogues that are at fault ------------------------------------------------------------------------------
+
+
+@attrs.define
+class Lines(Dialogue):
+    """Says what a test lets it say of a frame."""
+
+    heard: Callable[[bytes], Sequence[Messages]]
+
+    def begin(self) -> Heard:
+        return Heard(replies=("{}",), asked=True)
+
+    def hear(self, frame: bytes) -> Heard:
+        return Heard(self.heard(frame), subscribed=True)
+
+
+@attrs.define
+class LineFeed(Feed):
+    """Of one kind, and of one symbol."""
+
+    safe_url: str
+    heard: Callable[[bytes], Sequence[Messages]]
+    name, symbols, kinds = "lines", ("A",), ("lines",)
+
+    def url(self) -> str:
+        return self.safe_url
+
+    def dialogue(self) -> Dialogue:
+        return Lines(self.heard)
+
+
+def lines(*, kind: str = "lines", **columns: Any) -> Callable[[bytes], Sequence[Messages]]:
+    """Each frame is a message, but "wrong" makes these."""
+    wrong = {"values": [b"1", b"2"], "symbols": ["A", "A"], **columns}
+    return lambda frame: [Messages(kind, **wrong) if frame == b"wrong" else Messages("lines", [frame], ["A"])]
+
+
+@pytest.mark.parametrize(
+    ("heard", "message"),
+    [
+        (lines(symbols=["A"]), "'lines': found 2 values and 1 symbols, expected one for each"),
+        (lines(numbers=[1, 2, 3]), "found 2 values and 3 numbers"),
+        (lines(places=[]), "found 2 values and 0 places"),
+        (
+            lines(kind="quotes"),
+            "'lines': found messages of kind 'quotes', expected one of its kinds .lines. or 'other'",
+        ),
+        (lines(kind="gaps"), "found messages of kind 'gaps'"),
+    ],
+)
+def test_dialogue_at_fault(plain: PlainExchange, follow, heard: Callable, message: str):
+    """Messages that cannot be the feed's end the run, with what is wrong; what came before is stored, the gap begins there."""
+    following = follow(LineFeed(plain.address, heard))
+    following.until(lambda: bool(plain.subscribed()))
+    for frame in (b"1", b"2", b"wrong", b"3"):
+        plain.send(frame)
+    following.until(lambda: following.source._supervisor.error is not None)
+    with pytest.raises(PluginError, match=message):
+        following.until(following.store)
+    assert [b"1", b"2"] == following.values("lines")
+    assert [("started", False), ("failed", True)] == [(g["cause"], g["to"] is None) for g in following.gaps()]
+
+
+def test_empty_messages(plain: PlainExchange, follow):
+    """Messages that hold none are none, of whatever kind, and nothing comes to a halt."""
+    following = follow(
+        LineFeed(
+            plain.address,
+            lambda frame: [Messages("quotes", [], []), Messages("lines", [frame] * 2, ["A"] * 2)][: int(frame)],
+        )
+    )
+    following.until(lambda: bool(plain.subscribed()))
+    for frame in (b"1", b"2", b"1", b"0"):
+        plain.send(frame)
+    following.until(lambda: len(following.values("lines")) == 2)
+    plain.send(b"2")
+    following.until(lambda: len(following.values("lines")) == 4)
+    assert [b"1", b"2", b"3", b"4"] == [dict(r.headers)["headrace.sequence"] for r in following.said["lines"]]
 
 
 # ---- refusals -------------------------------------------------------------------------------------------------

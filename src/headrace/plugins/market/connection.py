@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import attrs
 from websockets.exceptions import ConnectionClosed, InvalidStatus, InvalidURI
 
+from headrace.errors import PluginError
 from headrace.plugins.market.backlog import Chunk
 from headrace.plugins.market.backoff import MOST_SAID_S, left_alone, said_wait_s
-from headrace.plugins.market.feed import Feed, FeedLostError, FeedRefusedError, Messages
+from headrace.plugins.market.feed import OTHER, Feed, FeedLostError, FeedRefusedError, Messages
 
 if TYPE_CHECKING:
     from websockets.sync.client import ClientConnection
@@ -215,6 +216,18 @@ class Connection:
             self._caught = socket.ping()
         except ConnectionClosed:
             self._caught = threading.Event()  # what came before the end is taken all the same
+
+
+def kept(messages: Sequence[Messages], feed: Feed) -> list[Messages]:
+    """Leave out what is empty; PluginError where a dialogue brings a kind that its feed does not name."""
+    found = [of_kind for of_kind in messages if len(of_kind.values)]
+    for of_kind in found:
+        if of_kind.kind not in feed.kinds and of_kind.kind != OTHER:
+            raise PluginError(
+                f"feed {feed.name!r}: found messages of kind {of_kind.kind!r}, expected one of its kinds"
+                f" ({', '.join(feed.kinds)}) or {OTHER!r}; name it in the feed's kinds, or bring what is of none as {OTHER!r}"
+            )
+    return found
 
 
 def _next(socket: ClientConnection, timeout_s: float) -> bytes | None:

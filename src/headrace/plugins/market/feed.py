@@ -9,7 +9,7 @@ from typing import Self
 
 import attrs
 
-from headrace.errors import ConfigError
+from headrace.errors import ConfigError, PluginError
 from headrace.plugins.market.history import History
 
 OTHER = "other"
@@ -42,7 +42,7 @@ class FeedLostError(Exception):
 @attrs.frozen
 class Messages:
     """
-    Messages of one kind out of one frame, in their order, as columns of equal length.
+    Messages of one kind out of one frame, in their order, as columns of equal length; PluginError where they are not.
 
     Attributes:
         kind: Which stream they belong to: "trades".
@@ -62,6 +62,14 @@ class Messages:
     symbols: Sequence[str | None]
     numbers: Sequence[int | None] | None = None
     places: Sequence[int] | None = None
+
+    def __attrs_post_init__(self) -> None:
+        count = len(self.values)
+        for name, column in (("symbols", self.symbols), ("numbers", self.numbers), ("places", self.places)):
+            if column is not None and len(column) != count:
+                raise PluginError(
+                    f"messages of kind {self.kind!r}: found {count:,} values and {len(column):,} {name}, expected one for each"
+                )
 
 
 @attrs.frozen

@@ -18,7 +18,7 @@ from headrace.metric import Metric
 from headrace.plugins.market.backfill import Backfill, Reach
 from headrace.plugins.market.backlog import Backlog, Chunk
 from headrace.plugins.market.backoff import Backoff
-from headrace.plugins.market.connection import SILENT, TICK_S, Connection, Patience, reason
+from headrace.plugins.market.connection import SILENT, TICK_S, Connection, Patience, kept, reason
 from headrace.plugins.market.environment import hidden
 from headrace.plugins.market.feed import GAPS, Feed, FeedLostError, FeedRefusedError, Heard
 from headrace.plugins.market.fetching import Fetcher
@@ -239,6 +239,7 @@ class Supervisor:
 
     def _take(self, state: Connection, socket: ClientConnection, heard: Heard) -> None:
         """Answer; put what came into the backlog, behind what its numbers say is missing, and before what is missing no more."""
+        messages = kept(heard.messages, self.feed)
         heard_ns, state.heard_s = self.now_ns(), self.clock()
         for words in heard.replies:
             socket.send(words)
@@ -259,15 +260,15 @@ class Supervisor:
                     self._gap_ns += max(0, heard_ns - self._gap_from_ns)
                     self._gap_from_ns = None
                 log_event(_log, logging.INFO, "subscribed", feed=self.feed.name, connection=state.id.decode())
-            self.gaps.count(*counted(heard.messages), heard_ns)
+            self.gaps.count(*counted(messages), heard_ns)
             if heard.latest:
                 self.gaps.latest(heard.latest, heard_ns)
             if state.held_s is not None and not state.late:
                 self._heard_ns = heard_ns  # symbols that are not held have their gap since before
             self._put_gaps()
-            if heard.messages:
+            if messages:
                 state.data_s = state.heard_s
-                self.backlog.put(state.chunks(heard.messages, heard_ns))
+                self.backlog.put(state.chunks(messages, heard_ns))
             self._put_gaps(behind=True)  # whoever fetches history writes gaps, too: not in between
 
     def _tell_unconfirmed(self) -> None:
