@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 import pytest
 from market_following import Running, until
+from websockets.sync.server import ServerConnection
 
 from headrace.commit import Holding
 from headrace.contract import Contract
@@ -24,6 +25,7 @@ from headrace.plugins.lake.sink import LakeSink
 from headrace.plugins.market.alpaca import Alpaca, AlpacaSource
 from headrace.plugins.market.coinbase import CoinbaseSource
 from headrace.plugins.market.contracts import Gap
+from headrace.plugins.market.gaps import moment
 from headrace.plugins.market.json_feed import JsonFeed, JsonFeedSource
 from headrace.plugins.market.sessions import is_open, opened
 from headrace.plugins.market.source import FeedSource
@@ -168,6 +170,45 @@ def test_wrong_description(tmp_path: Path, wrong: str, message: str):
     (tmp_path / "feed.toml").write_text(wrong)
     with pytest.raises(ConfigError, match=message):
         JsonFeed.read(tmp_path / "feed.toml")
+
+
+class LineExchange(PlainExchange):
+    """As a server is that speaks no JSON."""
+
+    def _said(self, connection: ServerConnection) -> Iterator[Any]:
+        for words in connection:
+            with self._changed:
+                self.heard.append(words)
+            yield words
+
+
+def test_feed_in_python(tmp_path: Path):
+    """
+    The documentation's feed of two classes runs as it stands there. Its gap lasts until the first message, however long the
+    exchange takes to read what it is asked for: what it sent before went to nobody.
+    """
+    page = (Path(__file__).parents[2] / "docs/pages/feeds.md").read_text(encoding="utf-8")
+    blocks = [text for text in page.split("```python\n") if "LineFeed" in text or "Pipeline(" in text]
+    with LineExchange() as exchange:
+        exchange.reading.clear()
+        space: dict[str, Any] = {"__name__": "page"}
+        for text in blocks:
+            block = text.partition("```")[0].replace("wss://example.org/lines", exchange.address)
+            exec(block.replace(":///lake", f"://{tmp_path}"), space)
+        pipeline: Pipeline = space["pipeline"]
+        running = Running(pipeline).begin()
+        until(lambda: pipeline.source.unanswered() == "")
+        exchange.reading.set()
+        exchange.wait_for_clients()
+        for line in (b"1", b"2"):
+            exchange.send(line)
+        until(lambda: pipeline.progress.records == 4)  # with a gap's two revisions
+        assert running.stop() is None
+    found = lines(tmp_path, "lines.lines")
+    assert ([1, 2], ["SUBSCRIBE A"]) == ([line["value"] for line in found], exchange.heard)
+    (received,) = {h["value"] for h in found[0]["headers"] if h["key"] == "headrace.received_ns"}
+    begun = [line["value"] for line in lines(tmp_path, "lines.gaps") if line["value"]["cause"] == "started"]
+    assert [None, moment(int(received))] == [gap["to"] for gap in begun]
 
 
 # ---- contracts ------------------------------------------------------------------------------------------------

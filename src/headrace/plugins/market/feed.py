@@ -82,7 +82,7 @@ class Heard:
 
         replies: What is to be sent.
 
-        subscribed: From now on nothing is missing.
+        subscribed: From now on nothing is missing; said again it changes nothing.
 
         asked: The exchange confirms no subscription: something may be missing until a message shows that it has read our words.
 
@@ -107,7 +107,12 @@ class Dialogue(ABC):
 
     @abstractmethod
     def begin(self) -> Heard:
-        """Say what is sent as soon as the connection is there; subscribed where the exchange will confirm nothing."""
+        """
+        Say what is sent as soon as the connection is there: nobody has read it yet, so something may be missing.
+
+        Where the exchange will confirm nothing it is `asked`, and subscribed with the first message that `hear` understands. It
+        is subscribed here only where nothing has to be asked for.
+        """
 
     @abstractmethod
     def hear(self, frame: bytes) -> Heard:
