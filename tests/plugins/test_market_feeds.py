@@ -864,11 +864,12 @@ def test_credentials_are_not_told(alpaca: AlpacaExchange, follow, caplog: pytest
     assert "kkk-id" not in told
     assert ["fine", "fine", "fine"] == [f.state for f in following.source.check()]
     wrong = JsonFeed(name="any", address="ws://127.0.0.1#x?token=${APCA_API_SECRET_KEY}", symbols=("A",))
-    with caplog.at_level(logging.DEBUG):
-        refused = follow(wrong)
-        ended(refused, "no address of a WebSocket")
-    error = refused.source._supervisor.error
-    assert "sss-key" not in caplog.text + "".join(traceback.format_exception(error))
+    with (
+        caplog.at_level(logging.DEBUG),
+        pytest.raises(ConfigError, match=r"found the address 'ws://127\.0\.0\.1'.*nothing is behind a '#'") as refused,
+    ):
+        follow(wrong).poll()
+    assert "sss-key" not in caplog.text + "".join(traceback.format_exception(refused.value))
     monkeypatch.delenv("APCA_API_SECRET_KEY")
     with pytest.raises(ConfigError, match="APCA_API_SECRET_KEY is not in the environment"):
         follow(stocks(alpaca)).poll()

@@ -9,16 +9,19 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import attrs
 import pytest
 from market_following import Running, until
 from websockets.sync.server import ServerConnection
 
+from headrace.cli.app import run
 from headrace.commit import Holding
 from headrace.contract import Contract
 from headrace.errors import ConfigError, DataError, SinkUnavailableError
 from headrace.flush import FlushPolicy
+from headrace.logs import redacted
 from headrace.pipeline import Pipeline
 from headrace.plugins.lake.local import FileStore
 from headrace.plugins.lake.sink import LakeSink
@@ -81,7 +84,11 @@ def test_uris(tmp_path: Path):
     ("uri", "message"),
     [
         ("alpaca://nyse/AAPL", "'iex', 'sip'"),
-        ("alpaca://key:secret@iex/AAPL", "APCA_API_KEY_ID"),
+        ("alpaca://key:secret@iex/AAPL", "found a user or a password in alpaca://.* APCA_API_KEY_ID"),
+        ("coinbase://key:secret@BTC-USD", "found a user or a password in coinbase://"),
+        ("coinbase://key@BTC-USD", "found a user or a password in coinbase://"),
+        ("websocket://key:secret@/feed.toml", "found a user or a password in websocket://"),
+        ("coinbase://BTC-USD?stream=my/coins", "'coinbase': found the name 'my/coins' of a stream, expected 1 to 249"),
         ("alpaca://iex/AAPL?kinds=books", "kinds=books, expected some of trades, quotes, bars"),
         ("alpaca://iex/AAPL?feed=sip", "no setting 'feed'"),
         ("coinbase://?kinds=trades", "found no symbol"),
@@ -91,9 +98,10 @@ def test_uris(tmp_path: Path):
     ],
 )
 def test_wrong_uri(uri: str, message: str):
-    """A wrong setting is told before anything is connected to."""
-    with pytest.raises(ConfigError, match=message):
+    """A wrong setting is told before anything is connected to, in words of which none is taken for a secret."""
+    with pytest.raises(ConfigError, match=message) as told:
         Registry.discover().source(uri)
+    assert str(told.value) == redacted(str(told.value))
 
 
 # ---- by description -------------------------------------------------------------------------------------------
@@ -163,6 +171,8 @@ def test_described_feed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         ("silence_s = '300'", "found silence_s of type str, expected seconds"),
         ("heartbeat_s = 0", "expected seconds, more than 0"),
         ("address = 5", "found address of type int, expected a text"),
+        ("address = 'ws://x'\nsymbols = ['A']", "feed.toml: found no name, expected name and address at the least"),
+        ("symbols = ['A']", "found no name and no address"),
     ],
 )
 def test_wrong_description(tmp_path: Path, wrong: str, message: str):
@@ -209,6 +219,48 @@ def test_feed_in_python(tmp_path: Path):
     (received,) = {h["value"] for h in found[0]["headers"] if h["key"] == "headrace.received_ns"}
     begun = [line["value"] for line in lines(tmp_path, "lines.gaps") if line["value"]["cause"] == "started"]
     assert [None, moment(int(received))] == [gap["to"] for gap in begun]
+
+
+@pytest.mark.parametrize(
+    ("name", "streams", "message"),
+    [
+        ("", "trades", "found the name '' of a stream"),
+        ("a b/c", "trades", "found the name 'a b/c' of a stream, expected 1 to 249 letters, digits"),
+        ("mine", "my/trades", "found the name 'mine.my/trades'"),
+        ("mine", "t" * 245, "found the name 'mine.ttt"),
+    ],
+)
+def test_name_that_no_topic_may_have(tmp_path: Path, name: str, streams: str, message: str):
+    """A name of which no topic can be made is told when the description is read, not by a broker."""
+    (tmp_path / "feed.toml").write_text(
+        f"name = '{name}'\naddress = 'ws://x'\nsymbols = ['A']\nkind = 'k'\nstreams = {{t = '{streams}'}}"
+    )
+    with pytest.raises(ConfigError, match=message):
+        Registry.discover().source(f"websocket://{tmp_path}/feed.toml")
+
+
+@pytest.mark.usefixtures("logging_restored")
+@pytest.mark.parametrize("where", ["127.0.0.1:99999", "127.0.0.1:abc", "[::1", "127.0.0.1:-1"])
+def test_address_that_is_none(
+    tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """An address that nobody can connect to is a wrong setting, in a description as in a URI, and is shown without secrets."""
+    monkeypatch.setenv("MINE_TOKEN", "sesame")
+    (tmp_path / "feed.toml").write_text(
+        f"name = 'mine'\naddress = 'ws://me:open@{where}/x?token=${{MINE_TOKEN}}'\nsymbols = ['A']"
+    )
+    at = quote(f"ws://me:open@{where}/x?token=sesame", safe="")
+    for source in (
+        f"websocket://{tmp_path}/feed.toml",
+        f"coinbase://BTC-USD?address={at}",
+        f"alpaca://iex/A?address={at}",
+    ):
+        assert 2 == run(["stream", source, f"file://{tmp_path}/lake"])
+        told = "".join(capsys.readouterr())
+        assert f"found the address 'ws://{where}/x" in told.replace("\n", "")
+        assert "expected ws://HOST" in told.replace("\n", " ")
+        assert not any(secret in told for secret in ("sesame", "me:open", "Traceback"))
+    assert not (tmp_path / "lake").exists() or not list((tmp_path / "lake").glob("*.gaps/partition=0/*"))
 
 
 # ---- contracts ------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import msgspec
 
 from headrace.errors import ConfigError
 from headrace.plugins.market.alpaca_history import DELAY_S, AlpacaHistory
-from headrace.plugins.market.environment import named, variable
+from headrace.plugins.market.environment import named, shown, variable
 from headrace.plugins.market.feed import OTHER, Dialogue, Feed, FeedLostError, FeedRefusedError, Heard
 from headrace.plugins.market.frames import Frames, grouped, words
 from headrace.plugins.market.source import FeedSource, settings
@@ -84,10 +84,10 @@ class Alpaca(Feed):
         kinds = ("trades", "corrections") if "trades" in self.wanted else ()
         object.__setattr__(self, "kinds", (*kinds, *(w for w in self.wanted if w != "trades")))
         object.__setattr__(self, "name", f"alpaca.{self.feed}")
-        object.__setattr__(self, "safe_url", f"{self.address.rstrip('/')}/{self.feed}")
+        object.__setattr__(self, "safe_url", f"{shown(self.address).rstrip('/')}/{self.feed}")
 
     def url(self) -> str:
-        return self.safe_url
+        return f"{self.address.rstrip('/')}/{self.feed}"
 
     def dialogue(self) -> _Dialogue:
         return _Dialogue(self, variable("APCA_API_KEY_ID"), variable("APCA_API_SECRET_KEY"))
@@ -101,7 +101,7 @@ class Alpaca(Feed):
             return self
         server = self.assets_address or (_ASSETS_ADDRESS if self.address == _ADDRESS else "")
         if not server:
-            raise ConfigError(f"{self.address} has no list of assets: name symbols, or give assets_address=")
+            raise ConfigError(f"{shown(self.address)} has no list of assets: name symbols, or give assets_address=")
         headers = {
             "APCA-API-KEY-ID": variable("APCA_API_KEY_ID"),
             "APCA-API-SECRET-KEY": variable("APCA_API_SECRET_KEY"),
@@ -202,10 +202,6 @@ class AlpacaSource(FeedSource):
 
         Without symbols it is AAPL, of the feed "test" FAKEPACA; ``symbols_file=`` names a file of them. ``A*`` is a pattern.
         """
-        if uri.user or uri.password:
-            raise ConfigError(
-                "alpaca:// takes no credentials: put APCA_API_KEY_ID and APCA_API_SECRET_KEY into the environment"
-            )
         of_source, of_feed = settings(
             uri, cls, Alpaca, more=("kinds", "symbols_file"), unsettable=("symbols", "feed", "wanted")
         )

@@ -10,6 +10,7 @@ import msgspec
 
 from headrace.errors import ConfigError
 from headrace.plugins.market.coinbase_history import CoinbaseHistory
+from headrace.plugins.market.environment import shown
 from headrace.plugins.market.feed import OTHER, Dialogue, Feed, FeedLostError, FeedRefusedError, Heard
 from headrace.plugins.market.frames import Frames, grouped, words
 from headrace.plugins.market.source import FeedSource, settings
@@ -67,7 +68,7 @@ class Coinbase(Feed):
         if not self.wanted or any(w not in _CHANNELS for w in self.wanted):
             raise ConfigError(f"found kinds={','.join(self.wanted)}, expected some of {', '.join(_CHANNELS)}")
         object.__setattr__(self, "kinds", self.wanted)
-        object.__setattr__(self, "safe_url", self.address)
+        object.__setattr__(self, "safe_url", shown(self.address))
 
     def url(self) -> str:
         return self.address
@@ -83,7 +84,7 @@ class Coinbase(Feed):
             return self
         server = self._rest
         if not server:
-            raise ConfigError(f"{self.address} has no list of products: name them, or give history_address=")
+            raise ConfigError(f"{shown(self.address)} has no list of products: name them, or give history_address=")
         body = get(f"{server.rstrip('/')}/products", {})
         return attrs.evolve(self, symbols=matched(self.symbols, listed(body, "id", server), server))
 

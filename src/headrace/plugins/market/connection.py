@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 from websockets.exceptions import ConnectionClosed, InvalidStatus, InvalidURI
+from websockets.uri import parse_uri
 
 from headrace.errors import PluginError
 from headrace.plugins.market.backlog import Chunk
@@ -237,6 +238,19 @@ def _next(socket: ClientConnection, timeout_s: float) -> bytes | None:
         return None
 
 
+def address(feed: Feed) -> str:
+    """Return where to connect to. FeedRefusedError where no WebSocket can be; other errors as for `Feed.url`."""
+    url = feed.url()
+    try:
+        parse_uri(url)
+    except (InvalidURI, ValueError):
+        raise FeedRefusedError(
+            f"feed {feed.name!r}: found the address {feed.safe_url!r}, expected ws://HOST:PORT/PATH or wss://…, where a port is"
+            " at most 65535 and nothing is behind a '#'"
+        ) from None  # the cause has the whole address, and so perhaps a key
+    return url
+
+
 def reason(error: Exception, feed: Feed, *, first: bool, subscribed: bool, now_ns: int) -> FeedLostError:
     """
     Say why a connection ended, in few words.
@@ -259,9 +273,6 @@ def reason(error: Exception, feed: Feed, *, first: bool, subscribed: bool, now_n
         return FeedLostError(_closed(error))
     if isinstance(error, InvalidStatus):
         return _status(error, feed, first=first, now_ns=now_ns)
-    if isinstance(error, InvalidURI):
-        wrong = f"{feed.safe_url}: no address of a WebSocket: ws://… or wss://…"
-        raise FeedRefusedError(wrong) from None  # its text has the whole address, and so perhaps a key
     if isinstance(error, ssl.SSLCertVerificationError):
         if first:
             raise FeedRefusedError(

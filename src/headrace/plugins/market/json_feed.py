@@ -15,7 +15,7 @@ import msgspec
 
 from headrace.errors import ConfigError
 from headrace.logs import event as log_event
-from headrace.plugins.market.environment import filled, named
+from headrace.plugins.market.environment import filled, named, shown
 from headrace.plugins.market.feed import OTHER, Dialogue, Feed, FeedLostError, FeedRefusedError, Heard
 from headrace.plugins.market.frames import BROKEN, elements, grouped, split
 from headrace.plugins.market.source import FeedSource, settings
@@ -132,7 +132,7 @@ class JsonFeed(Feed):
 
     def __attrs_post_init__(self) -> None:
         if not self.address.startswith(("ws://", "wss://")):
-            raise ConfigError(f"feed {self.name!r}: found address {self.safe_address!r}, expected ws://… or wss://…")
+            raise ConfigError(f"feed {self.name!r}: found address {shown(self.address)!r}, expected ws://… or wss://…")
         if not self.symbols:
             raise ConfigError(f"feed {self.name!r}: found no symbols, expected one or more, or '*'")
         kinds = tuple(dict.fromkeys(self.streams.values())) if self.kind else (_MESSAGES,)
@@ -142,7 +142,7 @@ class JsonFeed(Feed):
                 f"feed {self.name!r}: the stream {', '.join(reserved)!r} is the source's own; take another name"
             )
         object.__setattr__(self, "kinds", kinds)
-        object.__setattr__(self, "safe_url", self.safe_address)
+        object.__setattr__(self, "safe_url", shown(self.address))
 
     @classmethod
     def read(cls, path: str | Path, symbols: Sequence[str] = ()) -> JsonFeed:
@@ -161,20 +161,15 @@ class JsonFeed(Feed):
                 msgspec.convert(value, shape)
             except msgspec.ValidationError:
                 raise ConfigError(f"{path}: found {name} of type {type(value).__name__}, expected {expected}") from None
+        needed = [f.name for f in attrs.fields(cls) if f.init and f.default is attrs.NOTHING]
+        if missing := [name for name in needed if name not in found]:
+            raise ConfigError(
+                f"{path}: found no {' and no '.join(missing)}, expected {' and '.join(needed)} at the least"
+            )
         given: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in found.items()}
         if symbols:
             given["symbols"] = tuple(symbols)
-        try:
-            return cls(**given)
-        except TypeError as exc:
-            raise ConfigError(f"{path}: {exc}") from exc
-
-    @property
-    def safe_address(self) -> str:
-        """The address without what may hold a key."""
-        return (
-            self.address.partition("?")[0].rpartition("@")[2] if "@" in self.address else self.address.partition("?")[0]
-        )
+        return cls(**given)
 
     def url(self) -> str:
         return filled(self.address)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import secrets
 import threading
 import time
@@ -19,7 +20,7 @@ from headrace.metric import Metric
 from headrace.plugins.market.backfill import Reach
 from headrace.plugins.market.backlog import Backlog, Chunk
 from headrace.plugins.market.backoff import MOST_SAID_S, Backoff
-from headrace.plugins.market.connection import Patience
+from headrace.plugins.market.connection import Patience, address
 from headrace.plugins.market.feed import GAPS, OTHER, Feed
 from headrace.plugins.market.fetching import Fetcher
 from headrace.plugins.market.gaps import Gaps, revision_of
@@ -32,6 +33,9 @@ from headrace.uri import URI
 _CHUNK_RECORDS = 5_000
 _NO_END = 1 << 62
 """A feed's end is not known: as far as a position may ever reach."""
+
+_STREAM = re.compile(r"[A-Za-z0-9._-]{1,249}")
+"""What a topic of Kafka may be called (org.apache.kafka.common.internals.Topic): a feed goes there first."""
 
 _END_S = 10.0
 _HELD_TICK_S = 0.01
@@ -132,6 +136,12 @@ class FeedSource(Source):
 
     def __attrs_post_init__(self) -> None:
         name = self.stream or self.feed.name
+        for part in (name, *(f"{name}.{kind}" for kind in self.feed.kinds)):
+            if not _STREAM.fullmatch(part):
+                raise ConfigError(
+                    f"feed {self.feed.name!r}: found the name {part!r} of a stream, expected 1 to 249 letters, digits, '.',"
+                    " '_' and '-', as topics have them; it is made of the feed's name (or stream=) and that of a kind"
+                )
         run = f"{self.producer}.{self._run}" if self.producer else self._run
         self._kinds = {kind: Partition(f"{name}.{kind}", 0) for kind in (*self.feed.kinds, OTHER, GAPS)}
         self._backlog = Backlog(limit_bytes=self.queue_bytes)
@@ -243,7 +253,7 @@ class FeedSource(Source):
         yield Metric("headrace_feed_backlog_limit_bytes", "When so much is held nothing is received.", limit, feed)
 
     def _begin(self, owner: Owner) -> None:
-        self.feed.url()  # a credential that is missing is told before anything begins
+        address(self.feed)  # one that is wrong, or a credential that is missing, is told before anything begins
         self.feed.dialogue()
         feed = self._supervisor.feed = self._resolved()
         self._supervisor.gaps.symbols = feed.symbols
@@ -377,7 +387,8 @@ def settings(
     uri: URI, source: type, feed: type, *, more: tuple[str, ...], unsettable: tuple[str, ...]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """
-    Take a URI's settings apart: those of the source, and those of the feed. ConfigError where neither has one.
+    Take a URI's settings apart: those of the source, and those of the feed. ConfigError where neither has one, or it names a
+    user or a password.
 
     Args:
         uri: With all of them.
@@ -390,6 +401,11 @@ def settings(
 
         unsettable: Fields of the feed that a URI sets by its other parts, or not at all.
     """
+    if uri.user or uri.password:
+        raise ConfigError(
+            f"found a user or a password in {uri.scheme}://, expected neither; a feed has its key from the environment:"
+            " Alpaca from APCA_API_KEY_ID and APCA_API_SECRET_KEY, a feed by a description from what it names"
+        )
     names = {
         of: tuple(f.name for f in attrs.fields(of) if f.init and f.name not in ("feed", *unsettable))
         for of in (source, feed)

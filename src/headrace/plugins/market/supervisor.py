@@ -18,7 +18,7 @@ from headrace.metric import Metric
 from headrace.plugins.market.backfill import Backfill, Reach
 from headrace.plugins.market.backlog import Backlog, Chunk
 from headrace.plugins.market.backoff import Backoff
-from headrace.plugins.market.connection import SILENT, TICK_S, Connection, Patience, kept, reason
+from headrace.plugins.market.connection import SILENT, TICK_S, Connection, Patience, address, kept, reason
 from headrace.plugins.market.environment import hidden
 from headrace.plugins.market.feed import GAPS, Feed, FeedLostError, FeedRefusedError, Heard
 from headrace.plugins.market.fetching import Fetcher
@@ -208,7 +208,7 @@ class Supervisor:
 
     def _converse(self, state: Connection) -> None:
         with connect(
-            self.feed.url(),
+            address(self.feed),
             additional_headers=dict(self.feed.headers()),
             open_timeout=self.patience.open_timeout_s,
             close_timeout=1.0,
