@@ -189,6 +189,19 @@ def test_before_the_first_start(coinbase: CoinbaseExchange, follow):
     assert ("started", "partly: from 2026-01-02T15:04:00.000000000Z on", None, False) == said
 
 
+def test_quotes_alone(coinbase: CoinbaseExchange, follow):
+    """Whoever follows Coinbase's quotes alone has no count and no history: nothing is asked, and no gap speaks of numbers."""
+    following = begun(follow(coins(coinbase, wanted=("quotes",)), **(QUIET | {"backfill_reach_s": 60.0})), coinbase)
+    coinbase.drop()
+    waited(following, lambda: len(following.gaps()) == 2 and not following.open_gaps())
+    for _ in range(20):
+        following.clock.pass_s(1)
+        following.poll(0.005)
+    assert [None, None] == [gap["backfill"] for gap in following.gaps()]
+    assert not any("numbers" in gap for gap in following.gaps())
+    assert [] == coinbase.asked
+
+
 def test_the_feed_goes_first(coinbase: CoinbaseExchange, follow):
     """While half of the queue is full no page is asked for beyond the one at hand; when there is room, all come."""
     following = begun(follow(coins(coinbase), queue_bytes=6_000, **QUIET), coinbase)

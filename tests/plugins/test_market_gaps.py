@@ -220,6 +220,25 @@ def test_what_is_not_stored_is_missing():
     assert {} == gaps.dropped()
 
 
+def test_a_symbol_without_a_number():
+    """
+    Of a symbol of which no number was seen yet the last gap waits for the first one; those before it are asked for by their time,
+    as soon as another has ended. So nothing grows with each connection.
+    """
+    gaps = Gaps(feed="f", symbols=("A",), producer="p", run="p", numbers={"trades": "n"})
+    for now in range(100):
+        gaps.begin("broken off", now)
+        gaps.end(now)
+    assert [f"p-{n}" for n in range(1, 100)] == [gap.id for gap in gaps.fillable]
+    assert {None} == {gap.next for gap in gaps.fillable}
+    assert 1 == len(gaps._first["A"])
+    gaps.begin("broken off", 100)
+    gaps.count(["A"], [7], 101)  # the exchange has not confirmed the subscription yet
+    gaps.end(102)
+    assert [("p-100", 7), ("p-101", 7)] == [(gap.id, gap.next) for gap in gaps.fillable[99:]]
+    assert not gaps._first
+
+
 def test_many_fetched_numbers():
     """What the history had of a gap of many is counted, and each number once, though it is not listed."""
     gaps = Gaps(feed="f", symbols=("A",), producer="p", run="p")

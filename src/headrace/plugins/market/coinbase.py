@@ -77,7 +77,7 @@ class Coinbase(Feed):
         return _Dialogue(self)
 
     def numbers(self) -> Mapping[str, str]:
-        return {"trades": "trade_id"}
+        return {"trades": "trade_id"} if "trades" in self.wanted else {}
 
     def resolved(self, get: Callable[[str, Mapping[str, str]], bytes]) -> Coinbase:
         if not any(is_pattern(s) for s in self.symbols):
@@ -94,7 +94,7 @@ class Coinbase(Feed):
         return self.history_address or (_HISTORY_ADDRESS if self.address == _ADDRESS else "")
 
     def history(self) -> CoinbaseHistory | None:
-        return CoinbaseHistory(self._rest) if self._rest else None
+        return CoinbaseHistory(self._rest) if self._rest and "trades" in self.wanted else None
 
 
 @attrs.define(eq=False)

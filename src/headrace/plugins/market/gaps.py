@@ -150,7 +150,7 @@ class Gaps:
     _heard_ns: dict[str, int] = attrs.field(factory=dict, init=False)  # when that was
     _open: dict[str, Missing] = attrs.field(factory=dict, init=False)  # the connection is not there, or not complete
     _uncounted: dict[str, Missing] = attrs.field(factory=dict, init=False)  # the first number behind it is not known
-    _first: dict[str, list[Missing]] = attrs.field(factory=dict, init=False)  # no number was seen yet
+    _first: dict[str, list[Missing]] = attrs.field(factory=dict, init=False)  # no number was seen yet: the last one
     _begun: dict[str, Anew] = attrs.field(factory=dict, init=False)  # a new count, or what is sent again
     _late: dict[str, list[Missing]] = attrs.field(factory=dict, init=False)  # whose numbers may come yet
     _unsure: dict[str, Missing] = attrs.field(factory=dict, init=False)  # by id: what came may not be stored yet
@@ -181,7 +181,11 @@ class Gaps:
             if gap is not None:
                 gap.to_ns = now_ns
                 self._write(gap)
-                if gap is not self._uncounted.get(symbol) and gap not in self._first.get(symbol, ()):
+                first = self._first.get(symbol, [])
+                if gap in first:  # those before it, between which no number came, are asked for by their time alone
+                    self.fillable += first[:-1]
+                    del first[:-1]
+                elif gap is not self._uncounted.get(symbol):
                     self.fillable.append(gap)
 
     @property
