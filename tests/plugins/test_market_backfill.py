@@ -11,12 +11,15 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import attrs
 import duckdb
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 from market_following import Clock, Following, Running, begun, products, stocks, until, values
 
 from headrace import audit
@@ -384,30 +387,36 @@ class Idle(threading.Event):
         return True
 
 
-@attrs.define
+@attrs.define(kw_only=True)
 class Displaced:
     """
-    One gap of an interval that is fetched in this thread, in three pages, while the test says when another writer displaces what
-    came of it and is not stored.
+    One gap is fetched in this thread, in three pages of a record each, and stored, or displaced by another writer, when the test
+    says so.
 
     Attributes:
-        page: Called with the lock at each request, with its number.
+        counted: The feed counts.
 
-        settled: The same when it was said what came of it, with how often that was.
+        page: Called with the lock at each request.
+
+        settled: The same when it was said what came of it.
     """
 
-    page: Callable[[Displaced, int], None] = lambda *_: None
-    settled: Callable[[Displaced, int], None] = lambda *_: None
+    counted: bool = False
+    page: Callable[[Displaced], None] = lambda _: None
+    settled: Callable[[Displaced], None] = lambda _: None
     asked: int = 0
-    told: list[str | None] = attrs.field(factory=list)
-    gaps: Gaps = attrs.field(factory=lambda: Gaps(feed="f", symbols=("AAPL",), producer="p", run="p"))
+    told: list[dict[str, Any]] = attrs.field(factory=list)
+    stored: set[int] = attrs.field(factory=set)
     backlog: Backlog = attrs.field(factory=lambda: Backlog(limit_bytes=1 << 20))
+    gaps: Gaps = attrs.field(factory=lambda: Gaps(feed="f", symbols=("A",), producer="p", run="p"))
     backfill: Backfill = attrs.field(init=False)
+    _held: list[bytes] = attrs.field(factory=list)
+    _void: dict[str, int] = attrs.field(factory=dict)
 
-    def run(self) -> list[str | None]:
+    def run(self) -> list[str]:
         """Fetch until nothing more is to be fetched; return what the gap's revisions say of that."""
         self.backfill = Backfill(
-            history=AlpacaHistory("iex", "http://127.0.0.1"),
+            history=(CoinbaseHistory if self.counted else partial(AlpacaHistory, "iex"))(address="http://127.0.0.1"),
             kinds=("trades",),
             name="p",
             backlog=self.backlog,
@@ -415,59 +424,110 @@ class Displaced:
             lock=threading.Lock(),
             tell=self._tell,
             reach=Reach(after_s=0.0, back_s=0.0),
-            backoff=Backoff(),
+            backoff=Backoff(uniform=lambda *_: 0.0),
             fetcher=self,
             clock=lambda: 0.0,
             now_ns=lambda: 0,
             stopping=Idle(),
         )
-        self.gaps.between("of a test", 0, 1)
+        if self.counted:
+            self.gaps.count(["A", "A"], [10, 14], 1)
+        else:
+            self.gaps.between("of a test", 0, 1)
         self._tell()
         self.backfill.run()
-        return self.told
+        return [said["backfill"] for said in self.told if said["backfill"]]
+
+    def store(self) -> None:
+        """All that came is stored, and then what waits for that is said."""
+        self.stored |= {json.loads(v)["trade_id"] for c in self.backlog.take(1 << 30, 0.0) for v in c.values}
+        self._say_held()
 
     def drop(self) -> None:
-        self.gaps.dropped()
-        self._put()
+        """All that came and is not stored is gone."""
+        self.backlog.take(1 << 30, 0.0)
+        self._void |= self.gaps.dropped()
+        self._put(behind=False)
+        self._say_held()
 
     def get(self, address: str, headers: Mapping[str, str]) -> tuple[Mapping[str, str], bytes]:
         self.asked += 1
+        assert self.asked < 1_000, "requests without an end"
         with self.backfill.lock:
-            self.page(self, self.asked)
-        token = [b'"2"', b'"3"', b"null"][int(address.partition("page_token=")[2] or 1) - 1]
-        return {}, b'{"symbol":"AAPL","trades":[{"i":1}],"next_page_token":%s}' % token
+            self.page(self)
+        if self.counted:
+            number = int(address.partition("after=")[2]) - 1
+            return {}, b'[{"trade_id":%d,"time":"2026-01-02T15:00:00Z"}]' % number
+        number = int(address.partition("page_token=")[2] or 11)
+        token = b'"%d"' % (number + 1) if number < 13 else b"null"
+        return {}, b'{"symbol":"A","trades":[{"trade_id":%d}],"next_page_token":%s}' % (number, token)
 
     def _tell(self) -> None:
-        self._put()
-        if self.told[-1]:
-            self.settled(self, len([said for said in self.told if said]))
+        if any(less for _, _, less in self.gaps.out):
+            self._put(behind=True)
+            self.settled(self)
+        self._put(behind=True)
 
-    def _put(self) -> None:
+    def _put(self, *, behind: bool) -> None:
         self.backfill.add(self.gaps.fillable)
         self.gaps.fillable.clear()
-        self.told += [json.loads(value)["backfill"] for _, value, _ in self.gaps.out]
-        self.gaps.out.clear()
+        self.told += [json.loads(value) for _, value, less in self.gaps.out if behind or not less]
+        self._held += [value for _, value, less in self.gaps.out if behind and less]
+        self.gaps.out = [out for out in self.gaps.out if out[2] and not behind]
+
+    def _say_held(self) -> None:
+        for said in map(json.loads, self._held):
+            if said["revision"] > self._void.get(said["id"], 0):
+                self.gaps.stored(said["id"], said["revision"])
+                assert self.stored >= {11, 12, 13} or not (said["backfill"] == "done" or said["filled"]), said
+        self._held.clear()
 
 
-def test_a_gap_waits_once(monkeypatch: pytest.MonkeyPatch):
+@pytest.fixture
+def _credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("APCA_API_KEY_ID", "key")
+    monkeypatch.setenv("APCA_API_SECRET_KEY", "secret")
+
+
+@pytest.mark.usefixtures("_credentials")
+def test_a_gap_waits_once():
     """What is dropped page after page while it is fetched is fetched once more, all of it, and not once for each page."""
-    monkeypatch.setenv("APCA_API_KEY_ID", "key")
-    monkeypatch.setenv("APCA_API_SECRET_KEY", "secret")
     dropped = f"not available: {NOT_STORED}"
-    displaced = Displaced(page=lambda it, number: it.drop() if number <= 3 else None)
-    assert [None, dropped, dropped, f"partly: {NOT_STORED}", "done"] == displaced.run()
-    assert (6, 6) == (displaced.asked, len(displaced.backlog))
+    displaced = Displaced(page=lambda it: it.drop() if it.asked <= 3 else None)
+    assert [dropped, dropped, f"partly: {NOT_STORED}", "done"] == displaced.run()
+    assert (6, 4) == (displaced.asked, len(displaced.backlog))
 
 
-def test_a_gap_that_is_never_stored(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+@pytest.mark.usefixtures("_credentials")
+def test_a_gap_that_is_never_stored(caplog: pytest.LogCaptureFixture):
     """What is displaced each time is fetched six times; then the gap says so for good, and the log."""
-    monkeypatch.setenv("APCA_API_KEY_ID", "key")
-    monkeypatch.setenv("APCA_API_SECRET_KEY", "secret")
-    displaced = Displaced(settled=lambda it, _: it.drop())
     dropped = f"not available: {NOT_STORED}"
-    assert [None, *["done", dropped] * 6, dropped] == displaced.run()
+    displaced = Displaced(settled=Displaced.drop)
+    assert [*["done", dropped] * 6, dropped] == displaced.run()
     assert 18 == displaced.asked
     assert 1 == caplog.text.count("gap left")
+
+
+@pytest.mark.usefixtures("_credentials")
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.booleans(), st.lists(st.sampled_from(["", "store", "drop"]), max_size=40))
+@example(False, ["", "drop", "", "drop", "store"])
+def test_displaced_at_any_time(counted: bool, events: list[str]):
+    """Whatever is stored and displaced while a gap is fetched: it is told as done or filled only when all of it is stored."""
+    course = iter(events)
+
+    def happens(displaced: Displaced) -> None:
+        event = next(course, "")
+        if event:
+            getattr(displaced, event)()
+
+    displaced = Displaced(counted=counted, page=happens, settled=happens)
+    displaced.run()
+    displaced.store()
+    last = displaced.told[-1]
+    assert last["backfill"] == "done" or NOT_STORED in last["backfill"]
+    if events.count("drop") < 6:
+        assert (last["backfill"], {11, 12, 13}) == ("done", displaced.stored)
 
 
 # ---- by time --------------------------------------------------------------------------------------------------
