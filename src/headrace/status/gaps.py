@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import takewhile
 from typing import Any
 
 import attrs
@@ -162,8 +161,12 @@ def _from_end(chain: Chain, number: int, known: int, end: int) -> Iterator[Store
     back = 1_000  # so many names has a page, and a segment has a record or more
     while end > known:
         start = max(known, end - back)
-        part = takewhile(lambda item, end=end: start_of(item) < end, chain.objects(number, start))  # type: ignore[misc]
-        yield from reversed(list(part))
+        part: list[StoredObject] = []
+        for item in chain.objects(number, start):
+            if start_of(item) >= end:
+                break
+            part.append(item)
+        yield from reversed(part)
         end, back = start, back * 2
 
 
