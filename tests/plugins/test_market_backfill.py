@@ -751,6 +751,7 @@ def test_an_empty_answer(body: bytes):
         (429, {"Retry-After": "9" * 400}, "too many requests", float("inf")),
         (429, {}, "too many requests", 60.0),
         (502, {}, "HTTP 502", 0.0),
+        (502, {"X-RateLimit-Reset": "86400"}, "HTTP 502", 0.0),
         ("cut", {}, "not reached: ProtocolError", 0.0),
         (403, {}, "not in this subscription", None),
         (404, {}, "no history", None),
@@ -768,6 +769,24 @@ def test_answers(coinbase: CoinbaseExchange, fault: int | str, headers: dict, me
         fetcher.get(address, {})
     assert message in str(raised.value)
     assert wait_s == getattr(raised.value, "wait_s", None)
+
+
+@pytest.mark.parametrize("last", [2000, 3])
+def test_a_gap_that_counts_anew(coinbase: CoinbaseExchange, follow, last: int):
+    """Of two counts nobody can say what lies between them: the history is not asked, and nothing is called done."""
+    following = begun(follow(coins(coinbase), **QUIET), coinbase)
+    coinbase.publish(coinbase_match(last))
+    following.until(lambda: len(following.values("trades")) == 1)
+    coinbase.drop()
+    coinbase.last.clear()
+    waited(following, lambda: bool(coinbase.subscribed()))
+    coinbase.publish(coinbase_match(1))
+    waited(following, lambda: following.store() or lost(following)["backfill"] is not None)
+    assert "not available: the feed counts anew" == lost(following)["backfill"]
+    assert (last, 1, None, False) == tuple(
+        lost(following)[n] for n in ("last_sequence", "next_sequence", "missing", "filled")
+    )
+    assert not backfilled(following)
 
 
 @pytest.mark.parametrize("value", [b"[1]", b"{}", b"{ }", b'"x"', b"1"])

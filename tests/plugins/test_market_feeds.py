@@ -715,6 +715,43 @@ def test_empty_messages(plain: PlainExchange, follow):
     assert [b"1", b"2", b"3", b"4"] == [dict(r.headers)["headrace.sequence"] for r in following.said["lines"]]
 
 
+@attrs.define
+class OneByOne(Dialogue):
+    """A frame confirms the symbol that it is."""
+
+    def begin(self) -> Heard:
+        return Heard(replies=("{}",))
+
+    def hear(self, frame: bytes) -> Heard:
+        return Heard(held=[frame.decode()])
+
+
+@attrs.define
+class TwoByOne(LineFeed):
+    symbols = ("A", "B")
+
+    def dialogue(self) -> Dialogue:
+        return OneByOne()
+
+
+def test_all_that_is_held_is_subscribed(plain: PlainExchange, follow, caplog: pytest.LogCaptureFixture):
+    """A dialogue may confirm symbol by symbol and nothing else: with the last one the feed is subscribed."""
+    following = follow(TwoByOne(plain.address, lines()))
+    following.until(lambda: bool(plain.subscribed()))
+    plain.send(b"A")
+    following.until(lambda: following.open_gaps() == ["B"] and len(following.gaps()) == 2)
+    connected = {m.name: m.value for m in following.source.metrics()}["headrace_feed_connected"]
+    assert (0, "not connected yet") == (connected, following.source.unanswered())
+    plain.send(b"B")
+    following.until(lambda: not following.open_gaps())
+    following.clock.pass_s(10)
+    plain.send(b"A")
+    following.until(lambda: following.source._supervisor._heard_ns == following.clock.ns())
+    connected = {m.name: m.value for m in following.source.metrics()}["headrace_feed_connected"]
+    assert (1, "") == (connected, following.source.unanswered())
+    assert "not confirmed" not in caplog.text
+
+
 # ---- refusals -------------------------------------------------------------------------------------------------
 
 
@@ -808,6 +845,7 @@ def test_refused_later(alpaca: AlpacaExchange, follow):
         (429, {"Retry-After": "soon"}, 60.0),
         (429, {}, 60.0),
         (503, {"Retry-After": "7"}, 7.0),
+        (503, {"X-RateLimit-Reset": "3600"}, 0.0),  # the state of a quota, which is told with every answer
         (503, {}, 0.0),
     ],
 )
@@ -926,10 +964,11 @@ def test_missing_numbers(coinbase: CoinbaseExchange, follow):
     cause = "numbers are missing"
     assert [(cause, 8, 11, 0, True), (cause, 13, 20, 6, False)] == numbered(following)
     first, last = following.gaps()[-2:]
-    assert ["BTC-USD", "2026-01-02T15:00:03.000000000Z", "2026-01-02T15:00:04.000000000Z", 3] == [
+    # not from when the last number was repeated: the one behind it was due by then
+    assert ["BTC-USD", "2026-01-02T15:00:02.000000000Z", "2026-01-02T15:00:04.000000000Z", 3] == [
         first[n] for n in ("symbol", "from", "to", "revision")
     ]
-    assert "2026-01-02T15:00:11.000000000Z" == last["from"]
+    assert "2026-01-02T15:00:10.000000000Z" == last["from"]
 
 
 def test_announced_numbers(coinbase: CoinbaseExchange, follow):

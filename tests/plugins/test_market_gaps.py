@@ -126,6 +126,7 @@ ANEW = "counts anew"
         ([5000, 5001, 17, 5002, 16, 5003], []),  # one at a time is sent again
         ([*range(5), *range(5), 5, 6], []),  # all of a frame is
         ([*range(5), 6, *range(5), 6, 7], [(LEFT_OUT, 4, 6)]),
+        ([1, 2, 3, 1, 3, 4], []),
         ([*range(900), *range(500, 600), *range(700, 720), 900], []),
         ([1, 3000, 2, 3001, 5, 4, 3002], [(LEFT_OUT, 1, 3000)]),  # late, and far below
     ],
@@ -162,6 +163,32 @@ def test_a_low_count_behind_a_new_connection(numbers: list[int], found: list[tup
     for now, number in enumerate(numbers, 3):
         gaps.count(["A"], [number], now)
     assert found == [(g["cause"], g["last_sequence"], g["next_sequence"]) for g in last_of(gaps)[1:]]
+
+
+@pytest.mark.parametrize(("first", "from_s", "to_s"), [(300, 3, 100), (49_900, 3, 300)])
+def test_when_a_count_begins_anew(first: int, from_s: int, to_s: int):
+    """What is missing lies between the last number of the old count and the first of the new one; what is repeated is neither."""
+    gaps = Gaps(feed="f", symbols=("A",), producer="p", run="p")
+    gaps.begin("started", None)
+    gaps.end(0)
+    for now_s, number in ((3, 50_001), (100, first), (200, first + 1), (300, 60_000)):
+        gaps.count(["A"], [number], now_s * 10**9)
+    gap = last_of(gaps)[1]
+    assert (moment(from_s * 10**9), moment(to_s * 10**9)) == (gap["from"], gap["to"])
+
+
+def test_what_was_fetched_of_an_old_count_is_dropped():
+    """It is as large as before, and no number of the new count makes it smaller."""
+    gaps = Gaps(feed="f", symbols=("A",), producer="p", run="p")
+    gaps.begin("started", None)
+    gaps.end(0)
+    gaps.count(["A"] * 4, [39, 50, 5000, 5001], 1)
+    gap = next(g for g in gaps.fillable if g.last == 39)
+    assert [b"40"] == gaps.fetched(gap, [b"40"], [40])
+    gaps.count(["A"] * 60, range(1, 61), 2)
+    gaps.dropped()
+    gaps.count(["A"] * 7, range(40, 47), 3)
+    assert 10 == next(g["missing"] for g in last_of(gaps) if g["last_sequence"] == 39)
 
 
 def test_what_was_missing_of_an_old_count_never_comes():

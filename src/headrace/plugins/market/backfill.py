@@ -158,7 +158,7 @@ class Backfill:
             before, dropped = gap.fetched, gap.dropped
         wanted = self._wanted(gap)
         if wanted is None:
-            failures = ["history is asked for by symbol"]
+            failures = ["the feed counts anew" if gap.counts_anew else "history is asked for by symbol"]
         else:
             failures = [f for kind in self.history.kinds if kind in self.kinds for f in self._tried(kind, gap, wanted)]
         with self.lock:
@@ -190,7 +190,7 @@ class Backfill:
         """What to ask for; None where that cannot be said."""
         to_ns = self.now_ns() if gap.to_ns is None else gap.to_ns
         from_ns = gap.from_ns
-        if gap.symbol == "*":
+        if gap.symbol == "*" or gap.counts_anew:
             return None
         if from_ns is None:
             from_ns = to_ns - int(self.reach.back_s * 1e9)

@@ -298,6 +298,7 @@ def _status(error: InvalidStatus, feed: Feed, *, first: bool, now_ns: int) -> Fe
     if status in _WRONG_PLACE and first:
         raise FeedRefusedError(f"{feed.safe_url}: no WebSocket there (HTTP {status}); check the address") from error
     after, reset = (next(iter(headers.get_all(name)), "") for name in ("Retry-After", "X-RateLimit-Reset"))
+    reset = reset if status == _TOO_MANY else ""  # many servers tell the state of a quota with every answer
     said_s = said_wait_s(after, reset, now_ns)
     wait_s = said_s if said_s is not None else _TOO_MANY_WAIT_S if status == _TOO_MANY else 0.0
     cause = f"too many connections (HTTP {status})" if status == _TOO_MANY else f"HTTP {status}"

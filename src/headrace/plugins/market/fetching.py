@@ -64,9 +64,12 @@ class Fetcher:
         if status == _OK:
             return
         if status == _TOO_MANY:
-            raise HistoryLostError("too many requests", self._wait_s(headers, _TOO_MANY_WAIT_S))
+            reset = headers.get(
+                "X-RateLimit-Reset", ""
+            )  # many servers tell that with every answer: it means nothing else
+            raise HistoryLostError("too many requests", self._wait_s(headers, reset, _TOO_MANY_WAIT_S))
         if status >= 500:
-            raise HistoryLostError(f"HTTP {status}", self._wait_s(headers, 0.0))
+            raise HistoryLostError(f"HTTP {status}", self._wait_s(headers, "", 0.0))
         why = {
             _UNAUTHORIZED: "credentials refused",
             _FORBIDDEN: "not in this subscription, or credentials refused",
@@ -74,8 +77,7 @@ class Fetcher:
         }.get(status, "refused")
         raise HistoryRefusedError(f"{why} (HTTP {status})")
 
-    def _wait_s(self, headers: Mapping[str, str], unsaid_s: float) -> float:
+    def _wait_s(self, headers: Mapping[str, str], reset: str, unsaid_s: float) -> float:
         """For how long the exchange asks to be left alone; where it does not say, *unsaid_s*."""
-        after, reset = headers.get("Retry-After", ""), headers.get("X-RateLimit-Reset", "")
-        said_s = said_wait_s(after, reset, self.now_ns())
+        said_s = said_wait_s(headers.get("Retry-After", ""), reset, self.now_ns())
         return unsaid_s if said_s is None else said_s

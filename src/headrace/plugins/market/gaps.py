@@ -70,6 +70,8 @@ class Missing:
         unsure: The first revision by which less is missing than is known to be stored; 0: none.
 
         dropped: How often what had come of it was not stored.
+
+        of: Of which count of the symbol its numbers are: so many were begun anew before.
     """
 
     id: str
@@ -85,13 +87,19 @@ class Missing:
     fill: str | None = None
     unsure: int = 0
     dropped: int = 0
+    of: int = 0
+
+    @property
+    def counts_anew(self) -> bool:
+        """Whether the numbers behind it are of another count than those before it."""
+        return self.last is not None and self.next is not None and self.next <= self.last
 
     @property
     def missing(self) -> int | None:
         """How many messages are missing; None where the feed does not count."""
         if self.left is not None:
             return len(self.left)
-        if self.last is None or self.next is None or self.next <= self.last:
+        if self.last is None or self.next is None or self.counts_anew:
             return None
         return max(0, self.next - self.last - 1 - self.fetched)
 
@@ -107,11 +115,17 @@ class Anew:
         first: Of the new one, the first.
 
         latest: Of the new one, the last.
+
+        first_ns: When the first one of it came.
+
+        latest_ns: When the last one did.
     """
 
     last: int
     first: int
     latest: int
+    first_ns: int
+    latest_ns: int
 
 
 @attrs.define(kw_only=True)
@@ -151,6 +165,7 @@ class Gaps:
     _open: dict[str, Missing] = attrs.field(factory=dict, init=False)  # the connection is not there, or not complete
     _uncounted: dict[str, Missing] = attrs.field(factory=dict, init=False)  # the first number behind it is not known
     _first: dict[str, list[Missing]] = attrs.field(factory=dict, init=False)  # no number was seen yet: the last one
+    _counts: dict[str, int] = attrs.field(factory=dict, init=False)  # how often it counted anew
     _begun: dict[str, Anew] = attrs.field(factory=dict, init=False)  # a new count, or what is sent again
     _late: dict[str, list[Missing]] = attrs.field(factory=dict, init=False)  # whose numbers may come yet
     _unsure: dict[str, Missing] = attrs.field(factory=dict, init=False)  # by id: what came may not be stored yet
@@ -262,9 +277,9 @@ class Gaps:
             last = known.get(symbol)
             if last is not None and number == last + 1 and symbol not in self._uncounted and symbol not in self._first:
                 known[symbol] = number  # nearly always
+                self._heard_ns[symbol] = heard_ns
             else:
                 self._jump(symbol, number, heard_ns)
-            self._heard_ns[symbol] = heard_ns
 
     def latest(self, numbers: Mapping[str, int], heard_ns: int) -> None:
         """The exchange says that it has sent these: what we have not got by now is missing."""
@@ -272,7 +287,8 @@ class Gaps:
             known = self._numbers.setdefault(symbol, number)
             if number > known or (symbol in self._uncounted and not known - _REPLAYED < number < known):
                 self._jump(symbol, number + 1, heard_ns, seen=False)
-            self._heard_ns[symbol] = heard_ns
+            elif number == known:
+                self._heard_ns[symbol] = heard_ns
 
     def _jump(self, symbol: str, number: int, heard_ns: int, *, seen: bool = True) -> None:
         """A number that is not the next one. Where it was only announced, *number* is the first that may still come."""
@@ -280,11 +296,13 @@ class Gaps:
         if seen and symbol in self._first:
             self._begin_at(symbol, number)
         if last is not None and number <= last:
-            anew = self._anew(symbol, number, last) if seen else Anew(last, number, number - 1)
+            anew = (
+                self._anew(symbol, number, last, heard_ns) if seen else Anew(last, number, number - 1, *[heard_ns] * 2)
+            )
             if anew is None:
                 self._came_late(symbol, number)
                 return
-            self._begin_anew(symbol, anew, heard_ns)
+            self._begin_anew(symbol, anew)
             if seen and anew.latest != number:
                 self._jump(symbol, number, heard_ns)
             return
@@ -301,9 +319,9 @@ class Gaps:
             self._follow(gap)
             self._write(gap)
             self._fill_later(gap)
-        self._numbers[symbol] = number if seen else number - 1
+        self._numbers[symbol], self._heard_ns[symbol] = number if seen else number - 1, heard_ns
 
-    def _anew(self, symbol: str, number: int, last: int) -> Anew | None:
+    def _anew(self, symbol: str, number: int, last: int, heard_ns: int) -> Anew | None:
         """
         Say with what a new count began, where a number that is not above the last one shows it; None: it is sent again, or late.
 
@@ -312,39 +330,46 @@ class Gaps:
         what we have already.
         """
         far, behind = number <= last - _REPLAYED, symbol in self._uncounted
+        new = Anew(last, number, number, heard_ns, heard_ns)
         if behind and (far or number <= 1):
-            return Anew(last, number, number)
+            return new
         begun = self._begun.get(symbol)
-        if begun is not None and begun.last == last and number > begun.latest:
+        begun = begun if begun is not None and begun.last == last else None
+        if number == last:  # up to here it was sent again
+            self._begun.pop(symbol, None)
+        elif begun is not None and number > begun.latest:
             if far or not all(self._is_missing(symbol, n) for n in range(begun.latest + 1, number)):
                 return begun
-            begun.latest = number
-        elif begun is not None and begun.last == last and far and number != begun.latest:
+            begun.latest, begun.latest_ns = number, heard_ns
+        elif begun is not None and far and number != begun.latest:
             return begun
         elif (far or number <= 1 or (behind and number < _REPLAYED)) and not self._is_missing(symbol, number):
-            self._begun[symbol] = Anew(last, number, number)
+            self._begun[symbol] = new
         return None
 
     def _is_missing(self, symbol: str, number: int) -> bool:
         return any(gap.left is not None and number in gap.left for gap in self._late.get(symbol, ()))
 
-    def _begin_anew(self, symbol: str, anew: Anew, heard_ns: int) -> None:
+    def _begin_anew(self, symbol: str, anew: Anew) -> None:
         """Write that the feed counts anew, and count on from there. What was missing of the old count never comes late."""
         gap = self._uncounted.pop(symbol, None)
         if gap is None:
-            gap = self._new(symbol, "counts anew", self._heard_ns.get(symbol), to_ns=heard_ns, last=anew.last)
+            gap = self._new(symbol, "counts anew", self._heard_ns.get(symbol), to_ns=anew.first_ns, last=anew.last)
         gap.next = anew.first
         self._write(gap)
+        if gap.to_ns is not None:
+            self.fillable.append(gap)
         self._begun.pop(symbol, None)
         self._late.pop(symbol, None)
-        self._numbers[symbol] = anew.latest
+        self._counts[symbol] = self._counts.get(symbol, 0) + 1
+        self._numbers[symbol], self._heard_ns[symbol] = anew.latest, anew.latest_ns
 
     def _follow(self, gap: Missing) -> None:
-        if gap.last is None or gap.next is None or gap.next <= gap.last:
-            return  # it counts anew
+        if gap.last is None or gap.next is None or gap.counts_anew:
+            return
         if gap.next - gap.last - 1 <= _TRACKED:
             gap.left = Numbers(gap.last + 1, gap.next)
-            if gap.left:
+            if gap.left and gap.of == self._counts.get(gap.symbol, 0):
                 late = self._late.setdefault(gap.symbol, [])
                 late.append(gap)
                 del late[:-_FOLLOWED]
@@ -377,7 +402,8 @@ class Gaps:
         self, symbol: str, cause: str, from_ns: int | None, *, to_ns: int | None = None, last: int | None = None
     ) -> Missing:
         number = next(iter(self._ids))
-        return Missing(f"{self.run}-{number}", symbol, cause, from_ns, to_ns, last)
+        of = self._counts.get(symbol, 0)
+        return Missing(f"{self.run}-{number}", symbol, cause, from_ns, to_ns, last, of=of)
 
     def _write(self, gap: Missing, *, less: bool = False) -> Missing:
         gap.revision += 1

@@ -246,14 +246,16 @@ class Supervisor:
         if heard.ping:
             state.ask(socket)
         state.asked = state.asked or heard.asked
-        if state.asked or heard.subscribed:
+        if state.asked:
             self._silent = None
         with self._lock:
             if state.held_s is None and (heard.held or heard.subscribed):
                 state.held_s = state.heard_s
             if heard.held:
                 self.gaps.end(heard_ns, heard.held)
-            if heard.subscribed and state.subscribed_s is None:
+            subscribed = heard.subscribed or (bool(heard.held) and not self.gaps.open)
+            if subscribed and state.subscribed_s is None:
+                self._silent = None
                 state.subscribed_s = state.heard_s
                 self.gaps.end(heard_ns)
                 if self._gap_from_ns is not None:
