@@ -17,7 +17,7 @@ from market_following import Clock, Following, begun, products, stocks, until
 from headrace.errors import ConfigError, PluginError
 from headrace.plugins.market.alpaca import Alpaca
 from headrace.plugins.market.backlog import Backlog, Chunk
-from headrace.plugins.market.feed import Dialogue, Feed, FeedLostError, Heard, Messages
+from headrace.plugins.market.feed import Dialogue, Feed, FeedLostError, FeedRefusedError, Heard, Messages
 from headrace.plugins.market.gaps import Gaps
 from headrace.plugins.market.json_feed import JsonFeed
 from headrace.records import Partition, Start
@@ -163,6 +163,7 @@ def test_poison_is_kept(alpaca: AlpacaExchange, coinbase: CoinbaseExchange, plai
 
 
 TRADE, NEWS = b'{"s":"A","n":1}', b'{"k":"n"}'
+KIND = b'{"k":"t","s":"A","n":1}'
 
 
 @pytest.mark.parametrize(
@@ -182,6 +183,14 @@ TRADE, NEWS = b'{"s":"A","n":1}', b'{"k":"n"}'
         (b'{"k":"n","data":[]}', [], [b'{"k":"n","data":[]}']),
         (b'[{"k":"n","data":{}},{"k":"t","data":[%s]}]' % TRADE, [TRADE], [b'{"k":"n","data":{}}']),
         (b'{"k":"hb","data":[%s]}' % TRADE, [], []),
+        (b'{"k":"hb","data":[%s,%s]}' % (TRADE, KIND), [KIND], []),
+        (b'{"k":"hb","data":[%s,%s]}' % (NEWS, KIND), [KIND], [NEWS]),
+        (b'{"k":"hb","data":[%s]}' % NEWS, [], []),
+        (b'{"k":"ok","s":"A","data":[%s,%s]}' % (TRADE, KIND), [KIND], []),
+        (b'{"k":"ok","data":[%s,{"s":"A"}]}' % KIND, [KIND], []),
+        (b'{"k":"ping","data":%s}' % KIND, [KIND], []),
+        (b'{"k":"ack","data":[%s,%s]}' % (TRADE, KIND), [TRADE, KIND], []),
+        (b'{"k":"ack","data":null}', [], [b'{"k":"ack","data":null}']),
     ],
 )
 def test_envelopes(frame: bytes, trades: list[bytes], other: list[bytes]):
@@ -193,25 +202,79 @@ def test_envelopes(frame: bytes, trades: list[bytes], other: list[bytes]):
         kind="k",
         symbol="s",
         items="data",
-        streams={"t": "trades"},
+        streams={"t": "trades", "ack": "trades"},
         control=("hb",),
+        subscribed="ok",
+        replies={"ping": "pong", "ack": "got it"},
     )
     found = {messages.kind: list(messages.values) for messages in feed.dialogue().hear(frame).messages}
     assert {kind: values for kind, values in (("trades", trades), ("other", other)) if values} == found
 
 
 def test_envelopes_that_are_no_messages():
-    """A confirmation is one, however many items it has, unless each names a symbol; one answer is for all of a ping."""
-    described = {**CONFIRMED, "items": "data", "replies": {"ping": "pong"}, "lost": ("error",)}
-    feed = JsonFeed(name="any", address="ws://x", symbols=("A", "B", "C"), **described)
+    """A confirmation is one, however many items it has, unless each names a symbol itself; one answer is for all of a ping."""
+    more = {"items": "data", "replies": {"ping": "pong", "trade": "got it"}, "lost": ("error",)}
+    feed = JsonFeed(name="any", address="ws://x", symbols=("A", "B", "C"), **{**CONFIRMED, **more})
     (dialogue := feed.dialogue()).begin()
     assert [["B", "C"], ["A"]] == [
         list(dialogue.hear(b'{"type":"subscribed","data":%s}' % data).held)
         for data in (b'[{"s":"B"},{"s":"C"}]', b"[1,2]")
     ]
     assert ["pong"] == dialogue.hear(b'{"type":"ping","data":[1,2]}').replies
+    assert ["pong", "pong"] == dialogue.hear(b'{"type":"ping","data":[{"type":"ping"},2]}').replies
+    assert [["got it"], ["got it"]] == [
+        dialogue.hear(b'{"type":"trade","data":%s}' % data).replies for data in (b"[1,2]", b"[]")
+    ]
     with pytest.raises(FeedLostError, match="error"):
         dialogue.hear(b'{"type":"error","data":{"type":"subscribed"}}')
+    of_two = JsonFeed(
+        name="any", address="ws://x", symbols=("A",), **{**CONFIRMED, **more, "send": ("t.{symbol}", "q.{symbol}")}
+    )
+    (dialogue := of_two.dialogue()).begin()
+    assert [[], ["A"]] == [
+        list(dialogue.hear(b'{"type":"subscribed","s":"A","data":[{"id":1},{"id":2}]}').held) for _ in range(2)
+    ]
+
+
+@pytest.mark.parametrize(
+    "frame",
+    ['{"data":[%s]}', '{"data":%s}', '{"type":"news","data":[{"type":"news"},%s]}', '{"type":"hb","data":[%s]}'],
+)
+def test_what_an_envelope_holds_is_obeyed(frame: str):
+    """What an exchange says to us counts in an envelope of whatever kind: it ends the connection or the run, or is answered."""
+    feed = JsonFeed(
+        name="any",
+        address="ws://x",
+        symbols=("A",),
+        kind="type",
+        items="data",
+        streams={"trade": "trades"},
+        control=("hb",),
+        refused=("denied",),
+        lost=("error",),
+        replies={"ping": "pong"},
+    )
+    dialogue = feed.dialogue()
+    with pytest.raises(FeedLostError, match="error"):
+        dialogue.hear((frame % '{"type":"error"}').encode())
+    with pytest.raises(FeedRefusedError, match="denied"):
+        dialogue.hear((frame % '{"type":"denied"}').encode())
+    assert ["pong"] == dialogue.hear((frame % '{"type":"ping"}').encode()).replies
+
+
+def test_a_confirmation_that_brings_a_snapshot():
+    """The first messages may come in the confirmation's envelope: they are records, and the gap ends with it."""
+    feed = JsonFeed(
+        name="any", address="ws://x", symbols=("A", "B"), items="data", **{**CONFIRMED, "send": ("{symbol}",)}
+    )
+    (dialogue := feed.dialogue()).begin()
+    trade = b'{"type":"trade","s":"A","p":1}'
+    of_one = dialogue.hear(b'{"type":"subscribed","s":"A","data":[%s]}' % trade)
+    of_itself = dialogue.hear(b'{"type":"subscribed","data":[%s,{"s":"B"}]}' % trade)
+    assert [["A"], ["B"]] == [list(heard.held) for heard in (of_one, of_itself)]
+    for heard in (of_one, of_itself):
+        (messages,) = heard.messages
+        assert ("trades", [trade], ["A"]) == (messages.kind, messages.values, messages.symbols)
 
 
 @pytest.mark.parametrize(

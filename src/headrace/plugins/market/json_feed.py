@@ -91,7 +91,8 @@ class JsonFeed(Feed):
 
         items: The field that holds the message, or an array of them, where a frame is an envelope. What is not found in the
             message is looked for in the envelope. Where neither is of one of the `streams` the frame is kept as a whole; an
-            empty array holds no message, and a frame without the field is one itself.
+            empty array holds no message, and a frame without the field is one itself. In an envelope that confirms, or of a kind
+            in `control` or `replies`, messages are those that name a kind themselves.
 
         replies: By kind what is answered.
 
@@ -236,10 +237,13 @@ def _head(feed: JsonFeed) -> type[Any]:
 
 
 class _Found(msgspec.Struct, gc=False):
-    """A message: its bytes, what it says it is, the stream that it belongs to (None: it is not kept), of what, its number."""
+    """
+    A message: its bytes, what it says it is (None: only its envelope says it), the stream that it belongs to (None: it is not
+    kept), of what, its number.
+    """
 
     value: bytes
-    kind: str
+    kind: str | None
     stream: str | None
     symbol: str | None
     number: int | None
@@ -259,7 +263,7 @@ class _Dialogue(Dialogue):
     _folded: dict[str, str] = attrs.field(
         init=False
     )  # the same by their letters without case, but those that were warned of
-    _spoken: frozenset[str] = attrs.field(init=False)  # kinds that an envelope itself is of, not what it holds
+    _spoken: frozenset[str] = attrs.field(init=False)  # kinds that are answered, obeyed or left out
     _decoder: msgspec.json.Decoder[Any] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -287,7 +291,7 @@ class _Dialogue(Dialogue):
         found = self._messages(frame)
         replies: list[str] = []
         for message in found:
-            if message.kind in self._spoken:
+            if message.kind is not None and message.kind in self._spoken:
                 self._check(message.kind, message.value)
                 if message.kind in self.feed.replies:
                     replies.append(filled(self.feed.replies[message.kind]))
@@ -382,18 +386,37 @@ class _Dialogue(Dialogue):
         return found
 
     def _items(self, whole: _Found, envelope: Any, inner: bytes) -> list[_Found]:
-        """The messages in an envelope; the frame itself, to the byte, where it is told as a whole, or nobody understands them."""
+        """
+        The messages in an envelope; the frame itself, to the byte, where nobody understands them. One that is itself answered,
+        obeyed or left out is so once, however much it holds: messages in it are those that say themselves what they are.
+        """
         of_stream = not self.feed.kind or whole.kind in self.feed.streams
-        if not of_stream and whole.kind in self._spoken:
-            return [whole]
         array = () if inner == b"null" else elements(inner)
         found = [self._message(item, envelope, self._decoded(item)) for item in array]
         if whole.kind and whole.kind == self.feed.subscribed:
-            named = found and all(m.kind == whole.kind and m.symbol is not None for m in found)
-            return found if named else [whole]
-        if any(m.stream != OTHER for m in found) or (of_stream and array == []):
-            return found
+            return self._confirmation(whole, found)
+        spoken = whole.kind in self._spoken
+        if spoken and not of_stream:
+            return [whole, *self._understood([m for m in found if m.kind is not None])]
+        if self._understood(found) or (of_stream and array == []):
+            return [msgspec.structs.replace(whole, stream=None), *found] if spoken else found
         return [msgspec.structs.replace(whole, stream=OTHER)]
+
+    def _confirmation(self, whole: _Found, found: Sequence[_Found]) -> list[_Found]:
+        """Those in the envelope, where each names a symbol itself, else the envelope; and messages that come with it."""
+        inside = [m for m in found if m.kind is None or m.kind == whole.kind]
+        named = all(
+            getattr(self._decoded(m.value), "symbol", None) is not None and m.symbol is not None for m in inside
+        )
+        told = [msgspec.structs.replace(m, kind=whole.kind) for m in inside] if named else []
+        return [
+            *(told or [whole]),
+            *self._understood([m for m in found if m.kind is not None and m.kind != whole.kind]),
+        ]
+
+    def _understood(self, found: list[_Found]) -> list[_Found]:
+        """All of them, where one at least is of a stream, or says something to us; else none."""
+        return found if any(m.stream != OTHER or m.kind in self._spoken for m in found) else []
 
     def _decoded(self, value: bytes) -> Any:
         """What is looked at of a message; None where it is no object."""
@@ -408,7 +431,8 @@ class _Dialogue(Dialogue):
             return own if own is not None else getattr(envelope, name, None)
 
         kind = _text(look("kind")) or ""
-        return _Found(value, kind, self._kind(kind), _text(look("symbol")), _number(look("sequence")))
+        own = envelope is None or getattr(head, "kind", None) is not None
+        return _Found(value, kind if own else None, self._kind(kind), _text(look("symbol")), _number(look("sequence")))
 
 
 def _text(found: object) -> str | None:
