@@ -646,6 +646,41 @@ def test_confirmations_of_all():
     assert dialogue.hear(b'{"type":"subscribed","s":"everything"}').subscribed
 
 
+@pytest.mark.parametrize("named", ["btc", "BTC,ETH"])
+def test_confirmation_that_is_spelt_otherwise(
+    plain: PlainExchange, follow, caplog: pytest.LogCaptureFixture, named: str
+):
+    """
+    One that names none of ours ends no gap, and one warning a connection names it and what is not confirmed yet. One of ours that
+    comes again is no reason for a warning.
+    """
+    following = follow(any_feed(plain, **CONFIRMED, symbols=("BTC", "ETH", "XRP")), subscribe_timeout_s=10.0)
+
+    def warned() -> list[tuple[str, str]]:
+        records = [r for r in caplog.records if r.what == "confirmation names another symbol"]
+        return [(r.fields["found"], r.fields["symbols"]) for r in records]
+
+    for count, symbol in enumerate(("XRP", "XRP", named, "other"), 1):
+        assert (symbol == "other") == bool(warned())
+        confirm(following, plain, symbol)
+        plain.publish({"type": "trade", "s": "XRP"})
+        following.until(lambda n=count: len(following.values("trades")) == n)
+    assert [(named, "BTC, ETH")] == warned()
+    assert ["BTC", "ETH"] == following.open_gaps()
+    plain.drop()
+    following.until(lambda: bool(following.clock.waits))
+    plain.wait(lambda: not plain._open)
+    following.clock.pass_s(following.clock.waits[-1])
+    for symbol in ("ETH", named):
+        confirm(following, plain, symbol)
+    following.until(lambda: len(warned()) == 2)
+    assert (named, "BTC, XRP") == warned()[-1]
+    for symbol in ("other", "BTC", "XRP"):
+        confirm(following, plain, symbol)
+    following.until(lambda: not following.open_gaps())
+    assert 2 == len(warned())
+
+
 def test_words_are_read_in_their_order():
     """Words that are sent for each symbol: a message shows that its symbol's were read, and those before it."""
     feed = JsonFeed(

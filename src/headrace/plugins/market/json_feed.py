@@ -265,6 +265,7 @@ class _Dialogue(Dialogue):
     )  # the same by their letters without case, but those that were warned of
     _spoken: frozenset[str] = attrs.field(init=False)  # kinds that are answered, obeyed or left out
     _decoder: msgspec.json.Decoder[Any] = attrs.field(init=False)
+    _warned: bool = attrs.field(default=False, init=False)  # of a confirmation that names none of ours
 
     def __attrs_post_init__(self) -> None:
         self._spoken = frozenset((*self.feed.control, *self.feed.replies, *self.feed.refused, *self.feed.lost))
@@ -354,7 +355,26 @@ class _Dialogue(Dialogue):
                 if not asked:
                     del self.unread[number]
                 return [symbol]
+        if symbol not in self._symbols and not self._warned:
+            self._tell_confirmation(symbol)
         return []
+
+    def _tell_confirmation(self, symbol: str) -> None:
+        """Warn once a connection of a confirmation of what is none of ours: the words that it is of may never be confirmed."""
+        self._warned = True
+        unread = list(dict.fromkeys(symbol for asked in self.unread for symbol in asked))
+        log_event(
+            _log,
+            logging.WARNING,
+            "confirmation names another symbol",
+            feed=self.feed.name,
+            found=symbol,
+            count=len(unread),
+            symbols=", ".join(unread[:10]) + (", …" if len(unread) > 10 else ""),
+            advice="it ends no gap, and these are not confirmed yet: name in symbols what confirmations and messages name, and"
+            " spell out in send what the exchange wants to hear; where the two differ, or one confirmation names several, leave"
+            " subscribed out",
+        )
 
     def _read(self, count: int) -> list[str]:
         read = [symbol for asked in self.unread[:count] for symbol in asked]
