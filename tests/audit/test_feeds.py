@@ -10,8 +10,11 @@ from audit_faults import forged, without
 from feed_world import LONG_AGO_NS, SECOND_NS, FeedWorld, History, Producer, healthy_feed
 
 from headrace.auditing.feed_gaps import read_gaps
+from headrace.auditing.numbers import Numbers
 from headrace.auditing.run import Audit
 from headrace.plugins.lake.local import FileStore
+from headrace.plugins.market.json_feed import JsonFeed
+from headrace.records import Record
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +116,24 @@ def test_a_gap_record_may_be_on_its_way(tmp_path: Path):
     assert ["missing"] == [f.kind for f in world.audit(now_ns=late).findings]
     world.stream(("gaps",))
     assert [] == world.said(now_ns=late)
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        *("12", "12.0", "1.2e1", "-3", "1e15", "12.5", "1e16", "1e300", "9" * 22, "9" * 5_000, "true", "null", "[12]"),
+        *('"12"', '"0012"', '"12.0"', '"-3"', f'"{"9" * 18}"', f'"{"9" * 19}"', '{"n":12}'),
+    ],
+)
+def test_numbers_are_read_as_the_feed_counts_them(number: str):
+    """What a feed takes for a number is one for the audit, and nothing else is: else one of them tells a loss that is none."""
+    feed = JsonFeed(name="any", address="ws://x", symbols=("A",), symbol="s", sequence="n")
+    value = f'{{"s":"A","n":{number}}}'.encode()
+    (messages,) = feed.dialogue().hear(value).messages
+    numbers = Numbers("n")
+    numbers.record(0, Record(offset=0, timestamp_ms=0, key=b"A", value=value))
+    found = [run.start for ranges in numbers.ranges("A").values() for run in ranges.runs]
+    assert [n for n in messages.numbers if n is not None] == found
 
 
 def test_a_feed_that_does_not_count(tmp_path: Path):

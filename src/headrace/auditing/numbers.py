@@ -12,6 +12,7 @@ import msgspec
 from headrace.auditing.feed_gaps import fetched_for, received_ns, run_of
 from headrace.auditing.ranges import Edge, Ranges
 from headrace.records import Record
+from headrace.sequence import sequence_number
 
 
 @attrs.define(eq=False)
@@ -35,7 +36,7 @@ class Numbers:
     _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False)
 
     def __attrs_post_init__(self) -> None:
-        wanted = [("number", int | str | None, None)]
+        wanted = [("number", Any, None)]
         head = msgspec.defstruct("Counted", wanted, rename={"number": self.field or "number"}, gc=False)
         self._decoder = msgspec.json.Decoder(head)
 
@@ -59,10 +60,7 @@ class Numbers:
             found = self._decoder.decode(record.value or b"").number
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
             return None
-        if isinstance(found, str):
-            return int(found) if found.isdecimal() else None
-        number: int | None = found
-        return number
+        return sequence_number(found)
 
     def symbols(self) -> Sequence[str]:
         """Those that are counted."""

@@ -20,6 +20,7 @@ from headrace.plugins.market.feed import OTHER, Dialogue, Feed, FeedLostError, F
 from headrace.plugins.market.frames import BROKEN, elements, grouped, split
 from headrace.plugins.market.source import FeedSource, settings
 from headrace.plugins.market.symbols import symbols_of
+from headrace.sequence import sequence_number
 
 if TYPE_CHECKING:
     from headrace.registry import Registry
@@ -28,11 +29,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger("headrace.market")
 
 _MESSAGES = "messages"
-_DIGITS = 18
-"""A text of more digits is no number of a feed."""
-
-_EXACT = 1 << 53
-"""A float says each whole number up to here."""
 
 _TEXT: tuple[Any, str] = (str, "a text")
 _TEXTS: tuple[Any, str] = (list[str], 'a list of texts, such as ["A", "B"]')
@@ -452,7 +448,8 @@ class _Dialogue(Dialogue):
 
         kind = _text(look("kind")) or ""
         own = envelope is None or getattr(head, "kind", None) is not None
-        return _Found(value, kind if own else None, self._kind(kind), _text(look("symbol")), _number(look("sequence")))
+        symbol, number = _text(look("symbol")), sequence_number(look("sequence"))
+        return _Found(value, kind if own else None, self._kind(kind), symbol, number)
 
 
 def _text(found: object) -> str | None:
@@ -460,17 +457,6 @@ def _text(found: object) -> str | None:
     if type(found) is str:
         return found
     return str(found) if type(found) is int else None
-
-
-def _number(found: object) -> int | None:
-    """A feed's own number, of which a text or a float may be the form; None where it is no whole number."""
-    if type(found) is int:  # not a bool
-        return found
-    if isinstance(found, str):
-        return int(found) if found.isdecimal() and len(found) <= _DIGITS else None
-    if isinstance(found, float):
-        return int(found) if found.is_integer() and abs(found) <= _EXACT else None
-    return None
 
 
 @attrs.define(kw_only=True, eq=False)
