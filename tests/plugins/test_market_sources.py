@@ -28,6 +28,7 @@ from headrace.plugins.lake.sink import LakeSink
 from headrace.plugins.market.alpaca import Alpaca, AlpacaSource
 from headrace.plugins.market.coinbase import CoinbaseSource
 from headrace.plugins.market.contracts import Gap
+from headrace.plugins.market.environment import shown
 from headrace.plugins.market.gaps import moment
 from headrace.plugins.market.json_feed import JsonFeed, JsonFeedSource
 from headrace.plugins.market.sessions import is_open, opened
@@ -237,6 +238,39 @@ def test_name_that_no_topic_may_have(tmp_path: Path, name: str, streams: str, me
     )
     with pytest.raises(ConfigError, match=message):
         Registry.discover().source(f"websocket://{tmp_path}/feed.toml")
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("wss://stream.example.com:9443/ws/btcusdt@trade", "wss://stream.example.com:9443/ws/btcusdt@trade"),
+        ("wss://stream.example.com/stream?streams=a@trade/b@trade", "wss://stream.example.com/stream"),
+        ("wss://h", "wss://h"),
+        ("wss://h/${KEY}/x@y", "wss://h/${KEY}/x@y"),
+        ("wss://h:${PORT}/a@b", "wss://h:${PORT}/a@b"),
+        ("wss://[::1]:80/a@b", "wss://[::1]:80/a@b"),
+        ("wss://h/a:b@c", "wss://h/a:b@c"),
+        ("wss://u:p@h/x?k=1", "wss://h/x"),
+        ("WSS://u:p@h/x", "WSS://h/x"),
+        ("u:p@h/x", "h/x"),
+        ("wss://u:p@h:80/a@b", "wss://h:80/a@b"),
+        ("wss://u:p@h", "wss://h"),
+        ("wss://u:p@ss@h/x", "wss://h/x"),
+        ("wss://${USER}:${PASSWORD}@h/x", "wss://h/x"),
+        ("wss://h?x=a@b", "wss://h"),
+        ("wss://h#a@b", "wss://h"),
+        ("wss://h:80?x=a@b", "wss://h:80"),
+        ("wss://u:p/q@h/x", "wss://***"),
+        ("wss://u:p?q@h/x?y=a@b", "wss://***"),
+        ("wss://u:p#q@h/x", "wss://***"),
+        ("wss://u:/p@h/x", "wss://***"),
+        ("wss://u:1:p/q@h/x", "wss://***"),
+        ("u:p/q@h/x", "***"),
+    ],
+)
+def test_address_as_it_is_shown(address: str, expected: str):
+    """Neither a user nor a password nor a query is shown, also where the password is not written right; a path with '@' is."""
+    assert expected == shown(address)
 
 
 @pytest.mark.usefixtures("logging_restored")

@@ -11,13 +11,19 @@ from headrace.errors import ConfigError
 _SHORT, _PART = 6, 12
 """What is shorter is no secret, and would spoil texts; what is cut off is looked for from so many characters on."""
 
-_USER = re.compile(r"^([a-z]+://)?.*@")
+_USER = re.compile(r"^([a-z]+://)?[^/?#]*@", re.IGNORECASE)
+_CUT = re.compile(
+    r"^([a-z]+://)?(?!\[)[^/?#@]*:(?!//|([0-9]+|\$\{\w+\})[/?#])[^/?#@]*[/?#].*@.*", re.IGNORECASE | re.DOTALL
+)
+"""What looks like a host and a port is a user and the beginning of a password, which a '/', a '?' or a '#' has cut."""
+
 _NAME = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 def shown(address: str) -> str:
-    """Return an address without what may hold a key: a user, a password, and the query."""
-    return _USER.sub(r"\1", re.split(r"[?#]", address, maxsplit=1)[0])
+    """Return an address without what may hold a key: a user, a password, and the query; ``***`` where no host can be told."""
+    whole = _CUT.sub(r"\1***", address)
+    return _USER.sub(r"\1", re.split(r"[?#]", whole, maxsplit=1)[0])
 
 
 def variable(name: str) -> str:
