@@ -64,9 +64,8 @@ class Fetcher:
         if status == _OK:
             return
         if status == _TOO_MANY:
-            reset = headers.get(
-                "X-RateLimit-Reset", ""
-            )  # many servers tell that with every answer: it means nothing else
+            # of other answers too many servers tell it, as the state of a quota
+            reset = headers.get("X-RateLimit-Reset", "")
             raise HistoryLostError("too many requests", self._wait_s(headers, reset, _TOO_MANY_WAIT_S))
         if status >= 500:
             raise HistoryLostError(f"HTTP {status}", self._wait_s(headers, "", 0.0))
